@@ -1,0 +1,32 @@
+"""What `[api]` in config.toml may say. Secrets are not here: keys lie in `keys_file`, as digests."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ApiConfig(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Without `keys_file` only loopback names are answered."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 lets the system choose."""
+    keys_file: Path | None = None
+    """TOML file of `[[key]]` tables (name, sha256, scopes). Absent: open mode, everyone has every scope."""
+    max_tokens: int = Field(default=160, ge=1, le=131_072)
+    """Longest answer, in tokens, where a request does not say."""
+    temperature: float = Field(default=0.7, ge=0, le=2)
+    """Sampling temperature where a request does not say; 0 is greedy."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus mass where a request does not say."""
+    max_choices: int = Field(default=8, ge=1, le=128)
+    """Largest `n` a request may ask for; each choice takes one place in the engine's queue."""
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """Largest request body in bytes; more is 413."""
+    keepalive_s: float = Field(default=10.0, gt=0)
+    """Seconds of silence after which a stream carries a comment, so that no proxy gives up on a slow machine."""
+    receipt_days: float = Field(default=90.0, gt=0)
+    """Days for which `x-honed-receipt` lets a browser vote on the answer it came with."""
+    events_poll_s: float = Field(default=1.0, gt=0)
+    """Seconds between two looks at the store for `GET /v1/events`."""

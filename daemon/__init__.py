@@ -1,0 +1,1 @@
+"""Decide when and whether: schedule, iteration, gate, promotion, command line."""

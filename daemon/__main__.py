@@ -1,0 +1,5 @@
+"""`python -m daemon` is `honed`."""
+
+from daemon.cli import main
+
+main()

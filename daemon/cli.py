@@ -1,0 +1,285 @@
+"""`honed`: the command line.
+
+Reading goes straight to the database (read-only), so an operator can look even when the service is down.
+Acting goes through the service's HTTP API as an intent, the same door as for the page and everyone else.
+Nothing heavy is imported here: `honed --help` never loads torch.
+"""
+
+import sys
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from store.errors import ConfigError, HonedError, Invalid, RefusedByGate
+
+app = typer.Typer(
+    name="honed",
+    help="Serve a chat model and make it better from what people think of its answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEFAULT_CONFIG = Path("config.toml")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", envvar="HONED_CONFIG", help="config.toml to read.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", envvar="HONED_URL", help="Service to act on; else the one running here.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
+
+
+class Exit(IntEnum):
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+
+
+def settings(path: Path | None) -> Any:
+    """The configuration: the file named, else ./config.toml where there is one, else the defaults."""
+    from daemon.config import load
+
+    if path is None and DEFAULT_CONFIG.is_file():
+        path = DEFAULT_CONFIG
+    return load(path)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run the service: chat, feedback, and the loop that learns from it."""
+    import asyncio
+
+    from daemon.config import with_api
+    from daemon.logs import configure
+    from daemon.serve import serve as run
+
+    chosen = with_api(settings(config), host=host, port=port)
+    configure(json_lines=json_)
+    asyncio.run(run(chosen))
+
+
+@app.command()
+def status(config: ConfigOption = None, url: UrlOption = None, json_: JsonOption = False) -> None:
+    """What is being served, what the loop is doing, and why it is not training yet."""
+    from daemon import views
+    from daemon.client import connect
+
+    row = connect(settings(config).store.directory, url).get("/v1/status")
+    views.show(row, views.status, as_json=json_)
+
+
+@app.command()
+def train(
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "asked for by hand",
+    wait: Annotated[bool, typer.Option(help="Wait for the verdict.")] = True,
+    json_: JsonOption = False,
+) -> None:
+    """Start an iteration now, and by default wait for its verdict."""
+    from daemon import views
+    from daemon.client import connect
+
+    client = connect(settings(config).store.directory, url)
+    intent = client.intend("train", reason=reason)
+    if not wait:
+        views.show({"intent": intent}, lambda row: f"asked for: intent {row['intent']}", as_json=json_)
+        return
+    with views.Progress(quiet=json_) as progress:
+        row = client.wait(intent, lambda row: progress.follow(client, row))
+    views.show(row, views.verdict, as_json=json_)
+    raise typer.Exit(verdict_code(row))
+
+
+def verdict_code(row: dict[str, Any]) -> Exit:
+    """How an intent's end reads as an exit status."""
+    if row["status"] == "refused":
+        return Exit.REFUSED
+    stage = row["outcome"].get("stage")
+    if row["status"] == "failed" or stage in ("failed", "aborted"):
+        return Exit.FAILED
+    return Exit.REFUSED if stage in ("rejected", "held") else Exit.DONE
+
+
+def act(kind: str, *, config: Path | None, url: str | None, json_: bool, **arguments: Any) -> None:
+    """Write an intent, wait for the loop to answer it, show the answer."""
+    from daemon import views
+    from daemon.client import connect
+
+    client = connect(settings(config).store.directory, url)
+    row = client.wait(client.intend(kind, **arguments))
+    views.show(row, views.outcome, as_json=json_)
+    raise typer.Exit(verdict_code(row))
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Adapter version.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "promoted by hand",
+    json_: JsonOption = False,
+) -> None:
+    """Serve a held, or an earlier, adapter."""
+    act("promote", config=config, url=url, json_=json_, version=version, reason=reason)
+
+
+@app.command()
+def rollback(
+    version: Annotated[str | None, typer.Argument(help='Version to go back to, or "base".')] = None,
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "rolled back by hand",
+    json_: JsonOption = False,
+) -> None:
+    """Serve the adapter before the active one (or the one named) again, at once."""
+    act("rollback", config=config, url=url, json_=json_, version=version, reason=reason)
+
+
+@app.command()
+def pause(
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "paused by hand",
+    json_: JsonOption = False,
+) -> None:
+    """Start no iteration by itself until `honed resume`."""
+    act("pause", config=config, url=url, json_=json_, reason=reason)
+
+
+@app.command()
+def resume(
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "resumed by hand",
+    json_: JsonOption = False,
+) -> None:
+    """Let iterations start by themselves again."""
+    act("resume", config=config, url=url, json_=json_, reason=reason)
+
+
+@app.command()
+def iterations(
+    config: ConfigOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, newest first.")] = 20,
+    json_: JsonOption = False,
+) -> None:
+    """The history of iterations."""
+    from daemon import views
+    from daemon.read import open_store
+
+    with open_store(settings(config)) as store:
+        views.show(views.iteration_rows(store, limit), views.iterations, as_json=json_)
+
+
+@app.command()
+def iteration(
+    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="Iteration number.")],
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """One iteration: stages, data, measurements, limits and verdicts."""
+    from daemon import views
+    from daemon.read import open_store
+
+    with open_store(settings(config)) as store:
+        views.show(views.iteration_row(store, number), views.iteration, as_json=json_)
+
+
+@app.command()
+def report(
+    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="Iteration number.")],
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Before and after on real prompts: is it learning?"""
+    from daemon import views
+    from daemon.read import open_store
+
+    with open_store(settings(config)) as store:
+        views.show(views.iteration_row(store, number), views.report, as_json=json_)
+
+
+@app.command()
+def adapters(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Every adapter: parent, status, size of step."""
+    from daemon import views
+    from daemon.read import open_store
+
+    with open_store(settings(config)) as store:
+        views.show(views.adapter_rows(store), views.adapters, as_json=json_)
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="Folder to write kto.jsonl and preferences.jsonl into.")],
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write thumbs as KTO rows and pairs as preference rows, in the form TRL reads."""
+    from daemon import views
+    from daemon.export import export as write
+    from daemon.read import open_store
+
+    chosen = settings(config)
+    with open_store(chosen) as store:
+        counts = write(store, chosen.feedback, directory)
+    views.show(counts, lambda row: "\n".join(f"{name}: {count} rows" for name, count in row.items()), as_json=json_)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """Find what is wrong with this installation, and say what to do."""
+    from daemon import views
+    from daemon.doctor import examine
+
+    findings = examine(settings(config))
+    views.show(findings, views.findings, as_json=json_)
+    raise typer.Exit(Exit.DONE if all(finding["ok"] for finding in findings) else Exit.FAILED)
+
+
+@app.command()
+def simulate(
+    taste: Annotated[str, typer.Option(help="Hidden taste: list, short-first or brief.")] = "list",
+    thumbs: Annotated[int, typer.Option(min=8, help="Votes per iteration.")] = 100,
+    rounds: Annotated[int, typer.Option(min=1, max=10, help="Iterations.")] = 2,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the figures to.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated people.")] = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Simulated people with a hidden taste chat and vote; measure whether the model learns it."""
+    from daemon import views
+    from daemon.simulate import Plan, simulate as run
+
+    figures = run(Plan(taste=taste, thumbs=thumbs, rounds=rounds, seed=seed), quiet=json_)
+    if output is not None:
+        views.write(output, figures)
+    views.show(figures, views.simulation, as_json=json_)
+    raise typer.Exit(Exit.DONE if figures["passed"] else Exit.FAILED)
+
+
+def main() -> None:
+    """Run; honed's own errors become one line and an exit status."""
+    try:
+        app(standalone_mode=True)
+    except (ConfigError, Invalid) as error:
+        print(f"honed: {error}", file=sys.stderr)
+        sys.exit(Exit.USAGE)
+    except RefusedByGate as error:
+        print(f"honed: {error}", file=sys.stderr)
+        sys.exit(Exit.REFUSED)
+    except HonedError as error:
+        print(f"honed: {error}", file=sys.stderr)
+        sys.exit(Exit.FAILED)

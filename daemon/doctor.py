@@ -1,0 +1,118 @@
+"""`honed doctor`: look at what a running service depends on, and say what to do about what is wrong.
+
+Every finding is something looked at just now; nothing is changed.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from daemon.config import Config
+from daemon.state_files import DATABASE, SERVICE
+from store.errors import HonedError
+
+Finding = dict[str, Any]
+
+#: Free bytes below which a service should not start: a model, a database and a few adapters.
+DISK_FLOOR = 2 * 1024**3
+PACKAGES = ("torch", "transformers", "peft", "sqlite-utils", "fastapi", "apscheduler")
+
+
+def finding(name: str, ok: bool, detail: str, remedy: str = "") -> Finding:
+    return {"name": name, "ok": ok, "detail": detail, "remedy": "" if ok else remedy}
+
+
+def python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return finding("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
+
+
+def package(name: str) -> Finding:
+    try:
+        return finding(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return finding(name, False, "not installed", "run `pip install -e .` in honed's folder")
+
+
+def nearest_existing(path: Path) -> Path:
+    """The deepest part of a path that exists."""
+    path = path.resolve()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def disk(directory: Path) -> Finding:
+    free = shutil.disk_usage(nearest_existing(directory)).free
+    remedy = f"free some space, or move store.directory; {DISK_FLOOR / 2**30:.0f} GiB are needed"
+    return finding("disk", free >= DISK_FLOOR, f"{free / 2**30:.1f} GiB free at {directory}", remedy)
+
+
+def writable(directory: Path) -> Finding:
+    where = nearest_existing(directory)
+    ok = os.access(where, os.W_OK | os.X_OK)
+    return finding("permissions", ok, f"{where} is {'writable' if ok else 'not writable'}", f"chown or chmod {where}")
+
+
+def service(directory: Path) -> dict[str, Any] | None:
+    file = directory / SERVICE
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def port(config: Config) -> Finding:
+    """Free, or taken by our own service."""
+    where = f"{config.api.host}:{config.api.port}"
+    running = service(config.store.directory)
+    if running is not None:
+        return finding("port", True, f"a service runs at {running['url']} (pid {running['pid']})")
+    with socket.socket(socket.AF_INET6 if ":" in config.api.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((config.api.host, config.api.port))
+        except OSError as error:
+            return finding("port", False, f"{where}: {error.strerror}", "stop what uses it, or set api.port")
+    return finding("port", True, f"{where} is free")
+
+
+def database(directory: Path) -> Finding:
+    from store.db import Store
+
+    path = directory / DATABASE
+    if not path.is_file():
+        return finding("database", True, f"none yet at {path}; the first start makes it")
+    try:
+        store = Store.read_only(path)
+        try:
+            return finding("database", True, f"{store.completions.count()} answers, {store.feedback.count()} events")
+        finally:
+            store.close()
+    except HonedError as error:
+        return finding("database", False, str(error), "install the honed that wrote it, or restore a backup")
+
+
+def model(config: Config) -> Finding:
+    from policies.engines import locate_model
+
+    try:
+        return finding("model", True, locate_model(config.policies.engine, config.store.directory))
+    except HonedError as error:
+        return finding("model", False, str(error), "set policies.engine.model, or run `make install`")
+
+
+def examine(config: Config) -> list[Finding]:
+    """Every check, in the order a start would trip over them."""
+    directory = config.store.directory
+    return [
+        python(),
+        *map(package, PACKAGES),
+        disk(directory),
+        writable(directory),
+        database(directory),
+        model(config),
+        port(config),
+    ]

@@ -1,0 +1,193 @@
+"""The loop: on every tick it answers operators' intents, and starts an iteration when one is due.
+
+It alone acts; HTTP, page and command line only write what they want. An iteration runs as a task beside it, so
+rollback, pause and status work while one trains.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from daemon import iteration, promote, schedule
+from daemon.runtime import Runtime
+from store.db import Store
+from store.errors import HonedError, Invalid, RefusedByGate
+from store.records import FINISHED_STAGES, Intent, IntentKind, IntentStatus, Iteration, Stage
+
+log = logging.getLogger(__name__)
+
+PAUSED, SCHEDULE = "paused", "schedule"
+
+
+class Loop:
+    """One service's loop. `tick` is called by the scheduler, never concurrently with itself."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.task: asyncio.Task[Iteration] | None = None
+        self.actions: dict[IntentKind, Callable[[Intent], Awaitable[dict[str, Any]]]] = {
+            IntentKind.PROMOTE: self._promote,
+            IntentKind.ROLLBACK: self._roll_back,
+            IntentKind.PAUSE: self._pause,
+            IntentKind.RESUME: self._resume,
+        }
+
+    async def tick(self) -> None:
+        """Intents first, so that a pause given now stops what would start now."""
+        await self.reap()
+        await self.answer_intents()
+        await self.start_if_due()
+
+    async def reap(self) -> None:
+        """Take note of an iteration that ended; one that broke unexpectedly is failed, loudly."""
+        if self.task is None or not self.task.done():
+            return
+        task, self.task = self.task, None
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("iteration failed", exc_info=error)
+            running = await asyncio.to_thread(self.runtime.store.iterations.running)
+            if running is not None:
+                reason = f"{type(error).__name__}: {error}"
+                await iteration.end(self.runtime, running, Stage.FAILED, reason)
+        await self.close_train_intents()
+
+    async def close_train_intents(self) -> None:
+        """Tell whoever asked for an iteration how it ended."""
+        store = self.runtime.store
+        for intent in await asyncio.to_thread(store.intents.pending):
+            number = intent.outcome.get("iteration")
+            if intent.kind is not IntentKind.TRAIN or not isinstance(number, int):
+                continue
+            ended = await asyncio.to_thread(store.iterations.get, number)
+            if ended.stage in FINISHED_STAGES:
+                status = IntentStatus.FAILED if ended.stage is Stage.FAILED else IntentStatus.DONE
+                outcome = {"iteration": number, "stage": ended.stage.value, "reason": ended.reason}
+                await asyncio.to_thread(store.intents.update, intent.id, status, outcome)
+
+    async def answer_intents(self) -> None:
+        """Act on what operators asked for, oldest first; train intents wait for their turn to start."""
+        for intent in await asyncio.to_thread(self.runtime.store.intents.pending):
+            if intent.kind is IntentKind.TRAIN:
+                if intent.status is IntentStatus.PENDING and self.task is None:
+                    await self.start(f"manual: {intent.reason}", intent)
+                continue
+            status, outcome = await self.act(intent)
+            await asyncio.to_thread(self.runtime.store.intents.update, intent.id, status, outcome)
+
+    async def act(self, intent: Intent) -> tuple[IntentStatus, dict[str, Any]]:
+        """Do it; an action that honed refuses is an outcome, not a crash of the loop."""
+        action = self.actions.get(intent.kind)
+        if action is None:
+            return IntentStatus.REFUSED, {"message": f"{intent.kind} is not something the loop does"}
+        try:
+            return IntentStatus.DONE, await action(intent)
+        except (RefusedByGate, Invalid) as error:
+            return IntentStatus.REFUSED, {"message": str(error)}
+        except HonedError as error:
+            log.warning("%s failed: %s", intent.kind, error)
+            return IntentStatus.FAILED, {"message": str(error)}
+
+    async def start_if_due(self) -> None:
+        """Ask the schedule; write its answer where status pages read it."""
+        situation = await asyncio.to_thread(look, self.runtime, running=self.task is not None)
+        plan = schedule.due(situation, self.runtime.config.daemon.schedule)
+        if plan.trigger is not None and self.task is None:
+            await self.start(plan.trigger, None)
+            return
+        shown = {
+            "waiting_for": list(plan.waiting_for),
+            "next_at": plan.next_at,
+            "new_feedback": situation.new_feedback,
+            "min_feedback": self.runtime.config.daemon.schedule.min_feedback,
+        }
+        if shown != await asyncio.to_thread(self.runtime.store.state.get, SCHEDULE):
+            await asyncio.to_thread(self.runtime.store.state.set, SCHEDULE, shown)
+
+    async def start(self, trigger: str, intent: Intent | None) -> None:
+        """Begin an iteration; it and the intent that asked for it are recorded together."""
+        config = self.runtime.config.model_dump(mode="json")
+
+        def commit(tx: Store) -> Iteration:
+            active = tx.adapters.active()
+            begun = tx.iterations.begin(
+                trigger=trigger, incumbent=active.version if active else None, config=config
+            )
+            if intent is not None:
+                tx.intents.update(intent.id, IntentStatus.RUNNING, {"iteration": begun.id})
+            actor = intent.principal if intent else "schedule"
+            tx.audit.add(actor=actor, action="train", subject=f"iteration {begun.id}", reason=trigger)
+            return begun
+
+        begun = await asyncio.to_thread(self.runtime.store.atomic, commit)
+        self.task = asyncio.create_task(iteration.run(self.runtime, begun), name=f"iteration {begun.id}")
+
+    async def recover(self) -> None:
+        """Take up the iteration a dead process left, unless it was taken up too often already."""
+        left = await asyncio.to_thread(self.runtime.store.iterations.running)
+        if left is None:
+            return
+        attempt = left.attempt + 1
+        if attempt > self.runtime.config.daemon.schedule.max_attempts:
+            reason = f"interrupted in {left.stage} for the {left.attempt}th time; not taken up again"
+            await iteration.end(self.runtime, left, Stage.FAILED, reason)
+            return
+        note = f"taken up again after a restart (attempt {attempt})"
+        resumed = await asyncio.to_thread(
+            self.runtime.store.iterations.move, left.id, left.stage, note=note, changes={"attempt": attempt}
+        )
+        self.task = asyncio.create_task(iteration.run(self.runtime, resumed), name=f"iteration {left.id}")
+
+    async def stop(self) -> None:
+        """End the running iteration's task; its stage stays, so the next start takes it up again."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _promote(self, intent: Intent) -> dict[str, Any]:
+        version = str(intent.arguments["version"])
+        served = await promote.promote(self.runtime, version, actor=intent.principal, reason=intent.reason)
+        return {"serving": served}
+
+    async def _roll_back(self, intent: Intent) -> dict[str, Any]:
+        version = intent.arguments.get("version")
+        served = await promote.roll_back(self.runtime, version, actor=intent.principal, reason=intent.reason)
+        return {"serving": served}
+
+    async def _pause(self, intent: Intent) -> dict[str, Any]:
+        return await self._set_paused(intent, paused=True)
+
+    async def _resume(self, intent: Intent) -> dict[str, Any]:
+        return await self._set_paused(intent, paused=False)
+
+    async def _set_paused(self, intent: Intent, *, paused: bool) -> dict[str, Any]:
+        def commit(tx: Store) -> None:
+            tx.state.set(PAUSED, paused)
+            tx.audit.add(
+                actor=intent.principal, action=intent.kind.value, subject="schedule", reason=intent.reason
+            )
+
+        await asyncio.to_thread(self.runtime.store.atomic, commit)
+        return {"paused": paused}
+
+
+def look(runtime: Runtime, *, running: bool) -> schedule.Situation:
+    """Read what the schedule decides from."""
+    store = runtime.store
+    recent = store.iterations.list(limit=20)
+    last = recent[0] if recent else None
+    failures = 0
+    for item in recent:
+        if item.stage is not Stage.FAILED:
+            break
+        failures += 1
+    return schedule.Situation(
+        now=runtime.clock(),
+        paused=bool(store.state.get(PAUSED, False)),
+        running=running,
+        new_feedback=store.feedback.count(since=last.created_at if last else None),
+        last_start=last.created_at if last else None,
+        last_end=last.finished_at if last else None,
+        failures=failures,
+    )

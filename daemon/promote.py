@@ -1,0 +1,205 @@
+"""Promotion and rollback: load, prove, and only then move the pointer.
+
+The active adapter is one row. Every path here makes the target answer correctly in the engine first and moves
+the row last, so a crash between the two serves what was served before.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from daemon.attest import load_and_attest
+from daemon.gate import Decision, Outcome
+from daemon.runtime import Runtime
+from policies.spec import Report
+from store.db import Store
+from store.errors import Invalid, RefusedByGate
+from store.failpoints import failpoint
+from store.records import BASE, SERVABLE, Adapter, AdapterStatus, Iteration, Stage
+
+STAGES = {Outcome.PROMOTE: Stage.ACTIVE, Outcome.HOLD: Stage.HELD, Outcome.REJECT: Stage.REJECTED}
+STATUSES = {
+    Outcome.PROMOTE: AdapterStatus.ACTIVE,
+    Outcome.HOLD: AdapterStatus.HELD,
+    Outcome.REJECT: AdapterStatus.REJECTED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Everything an iteration ends with."""
+
+    iteration: Iteration
+    candidate: Adapter
+    report: Report
+    decision: Decision
+
+
+def record(tx: Store, settlement: Settlement) -> None:
+    """Write what was measured and decided. Once; a repeated settlement replaces nothing."""
+    iteration, report, decision = settlement.iteration, settlement.report, settlement.decision
+    outcome = decision.outcome
+    # Promotion itself is `activate`'s to write, so that pointer and status move together.
+    status = AdapterStatus.CANDIDATE if outcome is Outcome.PROMOTE else STATUSES[outcome]
+    tx.adapters.add(
+        Adapter(
+            version=settlement.candidate.version,
+            parent=settlement.candidate.parent,
+            iteration=iteration.id,
+            path=settlement.candidate.path,
+            digest=settlement.candidate.digest,
+            status=status,
+            scale=report.scale,
+            created_at=settlement.candidate.created_at,
+        )
+    )
+    tx.metrics.add(iteration.id, report.metrics)
+    tx.iterations.add_gates([check.result(iteration.id) for check in decision.checks])
+    tx.iterations.save_report(iteration.id, report.model_dump(mode="json"))
+    changes = {"candidate": settlement.candidate.version, "reason": decision.reason}
+    tx.iterations.move(iteration.id, STAGES[outcome], note=decision.reason, changes=changes)
+    tx.audit.add(
+        actor="gate",
+        action=outcome.value,
+        subject=settlement.candidate.version,
+        reason=decision.reason,
+        details={"iteration": iteration.id, "scale": report.scale},
+    )
+
+
+async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
+    """End an iteration in one transaction: verdict, numbers, adapter, and the pointer if it is promoted.
+
+    An operator may have moved the pointer while training ran; the candidate was measured against another
+    incumbent then, so it is held for a person instead of promoted.
+    """
+
+    def commit(tx: Store) -> Iteration:
+        active = tx.adapters.active()
+        final = settlement
+        if settlement.decision.outcome is Outcome.PROMOTE and (active and active.version) != settlement.iteration.incumbent:
+            reason = "the active adapter was changed while this one trained; it was measured against another"
+            held = Decision(Outcome.HOLD, settlement.decision.checks, (reason,))
+            final = Settlement(settlement.iteration, settlement.candidate, settlement.report, held)
+        record(tx, final)
+        if final.decision.outcome is Outcome.PROMOTE:
+            tx.adapters.activate(final.candidate.version, actor="gate", reason=final.decision.reason)
+        failpoint("settle.before_commit")
+        return tx.iterations.get(settlement.iteration.id)
+
+    settled = await asyncio.to_thread(runtime.store.atomic, commit)
+    failpoint("settle.after_commit")
+    await unload_surplus(runtime)
+    return settled
+
+
+async def unload_surplus(runtime: Runtime) -> None:
+    """Keep the active adapter and those served just before it; let the others go when their requests end."""
+    keep = await asyncio.to_thread(kept_versions, runtime.store, runtime.config.daemon.keep_loaded)
+    for version in await runtime.engine.resident():
+        if version not in keep:
+            await runtime.engine.unload(version)
+            runtime.attested.discard(version)
+
+
+def kept_versions(store: Store, count: int) -> tuple[str, ...]:
+    """The last `count` versions served, the active one first."""
+    active = store.adapters.active()
+    kept = [active.version] if active else []
+    for activation in store.adapters.activations():
+        for version in (activation.version, activation.previous):
+            if version is None or version in kept or len(kept) >= count:
+                continue
+            if store.adapters.get(version).status in SERVABLE:
+                kept.append(version)
+    return tuple(kept)
+
+
+def rollback_target(store: Store, version: str | None) -> Adapter | None:
+    """The adapter a rollback goes to, None for base: the one named, else the active one's parent.
+
+    Raises:
+        NotFound: no such version.
+        Invalid: nothing to roll back.
+        RefusedByGate: the version never passed a gate.
+    """
+    active = store.adapters.active()
+    if version is None:
+        if active is None:
+            raise Invalid("the base model is being served: there is nothing to roll back", param="version")
+        version = active.parent or BASE
+    if version == (active.version if active else BASE):
+        raise Invalid(f"{version} is already being served", param="version")
+    if version == BASE:
+        return None
+    target = store.adapters.get(version)
+    if target.status not in SERVABLE:
+        raise RefusedByGate(f"{version} is {target.status}: it was never promoted, so it cannot be rolled back to")
+    return target
+
+
+async def make_ready(runtime: Runtime, adapter: Adapter) -> None:
+    """Load a recorded adapter and prove it against the numbers its iteration stored."""
+    saved = await asyncio.to_thread(runtime.store.iterations.report, adapter.iteration or 0)
+    rows = Report.model_validate(saved).attestation if saved else []
+    await load_and_attest(runtime, adapter, rows)
+
+
+async def roll_back(runtime: Runtime, version: str | None, *, actor: str, reason: str) -> str:
+    """Serve an earlier version (or base) again. Returns what is served now. No gate: it passed one before."""
+    store = runtime.store
+    target = await asyncio.to_thread(rollback_target, store, version)
+    if target is not None:
+        await make_ready(runtime, target)
+    to = target.version if target else None
+
+    def commit(tx: Store) -> None:
+        left = tx.adapters.active()
+        tx.adapters.activate(to, actor=actor, reason=reason, retire_as=AdapterStatus.ROLLED_BACK)
+        if left is not None and left.iteration is not None:
+            tx.iterations.move(left.iteration, Stage.ROLLED_BACK, note=reason, changes={"reason": reason})
+        tx.audit.add(
+            actor=actor,
+            action="rollback",
+            subject=to or BASE,
+            reason=reason,
+            details={"from": left.version if left else BASE},
+        )
+        failpoint("rollback.before_commit")
+
+    await asyncio.to_thread(store.atomic, commit)
+    failpoint("rollback.after_commit")
+    await unload_surplus(runtime)
+    return to or BASE
+
+
+async def promote(runtime: Runtime, version: str, *, actor: str, reason: str) -> str:
+    """Serve a version because a person says so: a held one, or one that was served before.
+
+    Raises:
+        RefusedByGate: a gate rejected it.
+        Invalid: it is already served.
+    """
+    store = runtime.store
+    adapter = await asyncio.to_thread(store.adapters.get, version)
+    if adapter.status is AdapterStatus.ACTIVE:
+        raise Invalid(f"{version} is already being served", param="version")
+    if adapter.status not in SERVABLE | {AdapterStatus.HELD}:
+        raise RefusedByGate(f"{version} is {adapter.status}: only held or earlier served adapters can be promoted")
+    await make_ready(runtime, adapter)
+
+    def commit(tx: Store) -> None:
+        left = tx.adapters.active()
+        tx.adapters.activate(version, actor=actor, reason=reason)
+        if adapter.iteration is not None:
+            tx.iterations.move(adapter.iteration, Stage.ACTIVE, note=reason, changes={"reason": reason})
+        tx.audit.add(
+            actor=actor,
+            action="promote",
+            subject=version,
+            reason=reason,
+            details={"from": left.version if left else BASE},
+        )
+
+    await asyncio.to_thread(store.atomic, commit)
+    await unload_surplus(runtime)
+    return version

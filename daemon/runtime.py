@@ -1,0 +1,46 @@
+"""What the loop works with, and where its files lie. One value, made at start, passed as an argument."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from daemon.config import Config
+from policies import spec
+from policies.engine import AdapterRef, Engine
+from store.db import Store
+from store.records import Adapter
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Store, engine and configuration of one service.
+
+    `model` is the resolved local model directory. `attested` holds the versions whose log-probabilities this
+    engine process was seen to reproduce; it starts empty with every process, so a restart attests again.
+    """
+
+    config: Config
+    store: Store
+    engine: Engine
+    model: Path
+    base_digest: str
+    clock: Callable[[], float] = time.time
+    attested: set[str] = field(default_factory=set)
+
+    @property
+    def directory(self) -> Path:
+        return self.config.store.directory
+
+    def run_directory(self, iteration: int) -> Path:
+        return self.directory / "iterations" / f"{iteration:04d}"
+
+
+def reference(adapter: Adapter) -> AdapterRef:
+    """What the engine needs to load a recorded adapter."""
+    return AdapterRef(adapter.version, adapter.path, adapter.digest)
+
+
+def adapter_directory(run_directory: Path) -> Path:
+    """Where a run leaves its adapter."""
+    return run_directory / spec.ADAPTER

@@ -1,0 +1,183 @@
+"""The service: one process with the engine, the HTTP server, the loop and the only database writer.
+
+`serve` is the table of contents. What it opens it closes in reverse, and nobody is answered by an adapter that
+was not verified and attested by this very process.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import uvicorn
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from api.app import create_app
+from daemon.config import Config
+from daemon.loop import Loop
+from daemon.promote import kept_versions, make_ready
+from daemon.runtime import Runtime
+from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
+from policies.engines import build_engine, resolve_base
+from store.db import StateLock, Store
+from store.errors import ConfigError, HonedError
+from store.files import write_durably, write_json
+from store.records import BASE, Adapter, AdapterStatus
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+async def serve(config: Config) -> None:
+    """Run until SIGTERM or SIGINT."""
+    check_bind(config)
+    directory = config.store.directory
+    directory.mkdir(parents=True, exist_ok=True)
+    with StateLock(directory / LOCK), contextlib.closing(bind(config)) as listener:
+        store = await asyncio.to_thread(Store.open, directory / DATABASE)
+        try:
+            async with runtime_of(config, store) as runtime:
+                loop = Loop(runtime)
+                await restore_serving(runtime)
+                await loop.recover()
+                async with ticking(loop, config.daemon.schedule.tick_seconds):
+                    await answer(runtime, listener)
+        finally:
+            await asyncio.to_thread(store.close)
+
+
+def check_bind(config: Config) -> None:
+    """Open mode is for one's own machine.
+
+    Raises:
+        ConfigError: a public address without keys.
+    """
+    if config.api.keys_file is None and config.api.host not in LOOPBACK:
+        raise ConfigError(
+            f"api.host = {config.api.host!r}: without api.keys_file anyone who can reach it may do anything, so only "
+            "a loopback address (127.0.0.1, ::1, localhost) is allowed",
+            param="api.host",
+        )
+
+
+def bind(config: Config) -> socket.socket:
+    """Take the port before anything slow, so that a taken one is told at once.
+
+    Raises:
+        ConfigError: the address cannot be bound.
+    """
+    family = socket.AF_INET6 if ":" in config.api.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((config.api.host, config.api.port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"api.port = {config.api.port}: cannot listen on {config.api.host}: {error.strerror}", param="api.port"
+        ) from error
+    return listener
+
+
+@contextlib.asynccontextmanager
+async def runtime_of(config: Config, store: Store) -> AsyncIterator[Runtime]:
+    """The engine started, and everything the loop works with."""
+    lost = await asyncio.to_thread(store.completions.fail_streaming)
+    if lost:
+        log.warning("%d answers were cut off by the last stop and are marked failed", lost)
+    model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
+    engine = build_engine(config.policies.engine, config.store.directory)
+    await engine.start()
+    try:
+        yield Runtime(config, store, engine, model, digest)
+    finally:
+        await engine.close()
+
+
+async def restore_serving(runtime: Runtime) -> None:
+    """Load and attest what was served before; if it does not verify any more, go back until something does."""
+    store = runtime.store
+    while (active := await asyncio.to_thread(store.adapters.active)) is not None:
+        try:
+            await make_ready(runtime, active)
+            break
+        except HonedError as error:
+            log.error("%s cannot be served: %s", active.version, error)
+            await asyncio.to_thread(step_back, store, active, str(error))
+    for version in await asyncio.to_thread(kept_versions, store, runtime.config.daemon.keep_loaded):
+        adapter = await asyncio.to_thread(store.adapters.get, version)
+        try:
+            await make_ready(runtime, adapter)
+        except HonedError as error:
+            # Not being served, so not urgent: a rollback to it would try again and say why it fails.
+            log.warning("%s is kept for rollback but cannot be loaded: %s", version, error)
+
+
+def step_back(store: Store, active: Adapter, reason: str) -> None:
+    """Serve the parent of an adapter that does not verify."""
+    reason = f"at start: {reason}"
+
+    def commit(tx: Store) -> None:
+        tx.adapters.activate(active.parent, actor="start", reason=reason, retire_as=AdapterStatus.RETIRED)
+        tx.audit.add(actor="start", action="rollback", subject=active.parent or BASE, reason=reason)
+
+    store.atomic(commit)
+
+
+@contextlib.asynccontextmanager
+async def ticking(loop: Loop, seconds: float) -> AsyncIterator[None]:
+    """The scheduler, which only ticks: no job store, no truth, never two ticks at once."""
+    scheduler = AsyncIOScheduler(timezone="UTC")
+    scheduler.add_job(
+        loop.tick, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
+    )
+    # An overrun tick is simply late; the library warns about each one it skips.
+    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
+    logging.getLogger("apscheduler.executors.default").setLevel(logging.ERROR)
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.shutdown(wait=False)
+        await loop.stop()
+
+
+async def answer(runtime: Runtime, listener: socket.socket) -> None:
+    """Serve HTTP until told to stop, then let running answers finish for a while."""
+    config = runtime.config
+    app = create_app(
+        store=runtime.store,
+        engine=runtime.engine,
+        settings=config.api,
+        secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=config.api.drain_seconds,
+        )
+    )
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    service_file = config.store.directory / SERVICE
+    write_json(service_file, {"pid": os.getpid(), "url": url})
+    log.info("honed serves on %s (page at /, API at /v1, operators at /ops)", url)
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        service_file.unlink(missing_ok=True)
+
+
+def receipt_secret(path: Path) -> bytes:
+    """The key that signs receipts; made once, readable by the owner only."""
+    if not path.is_file():
+        write_durably(path, secrets.token_bytes(32), mode=0o600)
+    return path.read_bytes()

@@ -1,0 +1,268 @@
+"""What the command line shows: rows read from the store, and the same rows as text.
+
+`--json` prints the row itself; the text is made from that row and nothing else.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from store.db import Store
+from store.files import write_json
+from store.records import Adapter, Iteration, StageEntry
+
+if TYPE_CHECKING:
+    from daemon.client import Client
+
+Row = dict[str, Any]
+
+
+def show(row: Any, text: Callable[[Any], str], *, as_json: bool) -> None:
+    """Print a row, as JSON or as people read it."""
+    print(json.dumps(row, ensure_ascii=False, indent=2, default=str) if as_json else text(row))
+
+
+def write(path: Path, row: Any) -> None:
+    """Write a row as JSON to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, row)
+
+
+def when(at: float | None) -> str:
+    return "-" if at is None else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def number(value: Any) -> str:
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Left-aligned columns, two spaces between."""
+    cells = [[number(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+    lines = [headings, *cells]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def iteration_summary(store: Store, item: Iteration) -> Row:
+    metrics = store.metrics.get(item.id)
+    return {
+        "id": item.id,
+        "stage": item.stage.value,
+        "trigger": item.trigger,
+        "incumbent": item.incumbent or "base",
+        "candidate": item.candidate,
+        "created_at": item.created_at,
+        "finished_at": item.finished_at,
+        "reason": item.reason,
+        "counts": item.counts,
+        "kl_step": metrics.get("kl/step_token"),
+        "kl_base": metrics.get("kl/base_token"),
+    }
+
+
+def iteration_rows(store: Store, limit: int) -> list[Row]:
+    return [iteration_summary(store, item) for item in store.iterations.list(limit=limit)]
+
+
+def durations(entries: Sequence[StageEntry], now: float | None) -> list[Row]:
+    """Stages with how long each lasted, seconds; the last is open until the iteration ends."""
+    ends = [entry.at for entry in entries[1:]] + [now]
+    return [
+        {
+            "stage": entry.stage.value,
+            "at": entry.at,
+            "seconds": None if end is None else end - entry.at,
+            "note": entry.note,
+        }
+        for entry, end in zip(entries, ends, strict=True)
+    ]
+
+
+def iteration_row(store: Store, iteration_id: int) -> Row:
+    item = store.iterations.get(iteration_id)
+    saved = store.iterations.report(iteration_id) or {}
+    return {
+        **iteration_summary(store, item),
+        "stages": durations(store.iterations.stages(iteration_id), item.finished_at),
+        "metrics": store.metrics.get(iteration_id),
+        "gates": [asdict(gate) for gate in store.iterations.gates(iteration_id)],
+        "samples": saved.get("samples", []),
+        "scale": saved.get("scale"),
+        "seconds": saved.get("seconds", {}),
+        "config": item.config,
+    }
+
+
+def adapter_row(item: Adapter) -> Row:
+    return {**asdict(item), "path": str(item.path), "status": item.status.value}
+
+
+def adapter_rows(store: Store) -> list[Row]:
+    return [adapter_row(item) for item in store.adapters.list()]
+
+
+def status(row: Row) -> str:
+    """/v1/status as text; keys it does not know are shown as they are."""
+    lines = []
+    for key, value in row.items():
+        if isinstance(value, dict):
+            lines.append(f"{key}:")
+            lines += [f"  {inner}: {number(item)}" for inner, item in value.items()]
+        else:
+            lines.append(f"{key}: {number(value)}")
+    return "\n".join(lines)
+
+
+def iterations(rows: list[Row]) -> str:
+    if not rows:
+        return "no iteration yet"
+    headings = ("ID", "STAGE", "CANDIDATE", "FROM", "UP/DOWN/PAIRS", "KL STEP", "KL BASE", "STARTED", "REASON")
+
+    def counts(row: Row) -> str:
+        return "/".join(str(row["counts"].get(key, "-")) for key in ("kto_up", "kto_down", "dpo"))
+
+    return table(
+        headings,
+        [
+            (
+                row["id"],
+                row["stage"],
+                row["candidate"],
+                row["incumbent"],
+                counts(row),
+                row["kl_step"],
+                row["kl_base"],
+                when(row["created_at"]),
+                (row["reason"] or "")[:60],
+            )
+            for row in rows
+        ],
+    )
+
+
+def iteration(row: Row) -> str:
+    parts = [
+        f"iteration {row['id']}: {row['stage']}  ({row['trigger']})",
+        f"{row['incumbent']} -> {row['candidate'] or '-'}  {row['reason'] or ''}",
+        table(
+            ("STAGE", "AT", "SECONDS", "NOTE"),
+            [(s["stage"], when(s["at"]), s["seconds"], (s["note"] or "")[:70]) for s in row["stages"]],
+        ),
+        "data: " + ", ".join(f"{key} {value}" for key, value in row["counts"].items()),
+    ]
+    if row["gates"]:
+        gates = [(g["metric"], g["value"], g["soft"], g["hard"], g["verdict"]) for g in row["gates"]]
+        parts.append(table(("GATE", "VALUE", "SOFT", "HARD", "VERDICT"), gates))
+    if row["seconds"]:
+        parts.append("trainer: " + ", ".join(f"{phase} {secs:.1f} s" for phase, secs in row["seconds"].items()))
+    return "\n\n".join(parts)
+
+
+def report(row: Row) -> str:
+    parts = [iteration(row)]
+    for sample in row["samples"]:
+        asked = sample["prompt"][-1]["content"]
+        parts.append(f"--- {asked}\nBEFORE  {sample['before']}\nAFTER   {sample['after']}")
+    return "\n\n".join(parts)
+
+
+def adapters(rows: list[Row]) -> str:
+    if not rows:
+        return "no adapter yet: the base model is served"
+    return table(
+        ("VERSION", "STATUS", "PARENT", "SCALE", "ITERATION", "MADE", "DIGEST"),
+        [
+            (
+                row["version"],
+                row["status"],
+                row["parent"] or "base",
+                row["scale"],
+                row["iteration"],
+                when(row["created_at"]),
+                row["digest"][:12],
+            )
+            for row in rows
+        ],
+    )
+
+
+def outcome(row: Row) -> str:
+    told = row["outcome"].get("message") or ", ".join(f"{key} {value}" for key, value in row["outcome"].items())
+    return f"{row['kind']}: {row['status']}: {told}"
+
+
+def verdict(row: Row) -> str:
+    ended = row["outcome"]
+    if "stage" not in ended:
+        return outcome(row)
+    return f"iteration {ended['iteration']}: {ended['stage']}: {ended['reason']}"
+
+
+def findings(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        lines.append(f"{'ok  ' if row['ok'] else 'BAD '} {row['name']}: {row['detail']}")
+        if row["remedy"]:
+            lines.append(f"     -> {row['remedy']}")
+    return "\n".join(lines)
+
+
+def simulation(figures: Row) -> str:
+    rows = [
+        (m["after"], m["adapter"], f"{m['rate']:.2f}", f"{m['low']:.2f}-{m['high']:.2f}", m["answers"])
+        for m in figures["satisfaction"]
+    ]
+    parts = [
+        f"taste: {figures['taste']}; {figures['thumbs']} thumbs a round; {figures['minutes']:.1f} minutes",
+        table(("AFTER", "SERVED BY", "SATISFACTION", "95% INTERVAL", "ANSWERS"), rows),
+        table(("CHECK", "RESULT", "DETAIL"), [(c["name"], "ok" if c["ok"] else "MISSED", c["detail"]) for c in figures["checks"]]),
+    ]
+    return "\n\n".join(parts)
+
+
+class Progress:
+    """An iteration being waited for: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._console = Console(stderr=True)
+        self._plain = not quiet and not self._console.is_terminal
+        self._last = ""
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=self._console, disable=quiet or self._plain)
+        self._task = self._bar.add_task("waiting", total=None)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def follow(self, client: "Client", intent: Row) -> None:
+        """Show where the iteration an intent started stands."""
+        number_ = intent["outcome"].get("iteration")
+        if number_ is None:
+            return
+        row = client.get(f"/v1/iterations/{number_}")
+        progress = row.get("progress") or {}
+        text = f"iteration {number_}: {row['stage']}"
+        if progress.get("phase"):
+            text += f" ({progress['phase']})"
+        self._bar.update(
+            self._task, description=text, completed=progress.get("done", 0), total=progress.get("total")
+        )
+        if self._plain and text != self._last:
+            print(text, file=sys.stderr, flush=True)
+        self._last = text

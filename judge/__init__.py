@@ -1,0 +1,1 @@
+"""Prefer: evidence into preference."""

@@ -1,0 +1,267 @@
+"""Evidence into preference: what each person's events say about an answer, as KTO examples and DPO pairs.
+
+Pure functions of what the store remembers. Nothing here is written back as fact: weights and labels are
+opinions of this code and this configuration, recomputed for every iteration.
+
+Left out for now: inverse propensity and rater reliability, which need a fitted model of who votes on what.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from judge.config import FeedbackConfig, SignalsConfig
+from store.records import Choice, Completion, Evidence, Feedback, FeedbackKind, Message, Split
+
+#: How sure a pair is (cDPO's q). Human against human agreement is 65-77%, so nothing is certain.
+Q_HUMAN = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One choice of a completion, as training sees it."""
+
+    completion_id: str
+    choice_index: int
+    prompt: tuple[Message, ...]
+    text: str
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Liking:
+    """KTO example: an answer, whether it is liked, how much that weighs, and the events that say so."""
+
+    answer: Answer
+    label: bool
+    weight: float
+    events: tuple[Feedback, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.answer.completion_id}/{self.answer.choice_index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """DPO example: two answers to one prompt. `q`: probability that `chosen` is the better one."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    chosen_ended: bool
+    rejected: Answer
+    q: float
+    weight: float
+    events: tuple[Feedback, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.rejected.completion_id}/{self.rejected.choice_index}/{self.events[0].id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """Everything an iteration learns from, and what it sets aside. `dropped` counts reasons."""
+
+    likings: tuple[Liking, ...]
+    pairs: tuple[Pair, ...]
+    heldout: tuple[Liking, ...]
+    dropped: Mapping[str, int]
+
+    def counts(self) -> dict[str, int]:
+        ups = sum(liking.label for liking in self.likings)
+        people = {event.principal for item in (*self.likings, *self.pairs) for event in item.events}
+        return {
+            "kto_up": ups,
+            "kto_down": len(self.likings) - ups,
+            "dpo": len(self.pairs),
+            "heldout_up": sum(liking.label for liking in self.heldout),
+            "heldout_down": sum(not liking.label for liking in self.heldout),
+            "people": len(people),
+            **{f"dropped_{reason}": count for reason, count in self.dropped.items()},
+        }
+
+
+def split_of(completion_id: str, never_train: float) -> Split:
+    """Which side an answer is on, for ever: a stable hash of its id against the never-train share."""
+    bucket = int.from_bytes(hashlib.sha256(completion_id.encode()).digest()[:8], "big") / 2**64
+    return Split.NEVER_TRAIN if bucket < never_train else Split.TRAIN
+
+
+def person_opinion(events: Iterable[Feedback], signals: SignalsConfig) -> float:
+    """One person's signed opinion of one answer, from -1 to 1; 0 when they said nothing that counts.
+
+    What they said outright (thumb, stars) outranks what they did (retry, copy).
+    """
+    said, done = 0.0, 0.0
+    for event in events:
+        match event.kind, event.value:
+            case FeedbackKind.THUMB, bool(up):
+                said += signals.thumb if up else -signals.thumb
+            case FeedbackKind.RATING, int(stars):
+                said += signals.rating * (stars - 3) / 2
+            case FeedbackKind.REGENERATE, _:
+                done -= signals.regenerate
+            case FeedbackKind.CLICK, "copy":
+                done += signals.copy_click
+            case FeedbackKind.CLICK, "share":
+                done += signals.share
+    return max(-1.0, min(1.0, said or done))
+
+
+def combine(opinions: Sequence[float]) -> float:
+    """Several people's opinions of one answer as one: disagreement lowers the weight, agreement does not raise it."""
+    return sum(opinions) / len(opinions) if opinions else 0.0
+
+
+def share_cap(people: int, floor: float) -> float:
+    """The largest share of an iteration's weight one person may hold; loosens when people are few."""
+    return min(1.0, max(floor, 3 / people)) if people else 1.0
+
+
+def cap_shares(weights: Mapping[str, float], cap: float) -> dict[str, float]:
+    """Factors (person -> 0..1) that bring everyone's share of the total down to `cap`.
+
+    Water-filling: with the k heaviest people capped at a common weight w, w = cap * (k*w + rest).
+    """
+    rest, level = sum(weights.values()), float("inf")
+    for capped, weight in enumerate(sorted(weights.values(), reverse=True)):
+        if capped * cap >= 1:
+            break
+        level = cap * rest / (1 - capped * cap)
+        if weight <= level:
+            break
+        rest -= weight
+    return {person: min(1.0, level / weight) if weight else 1.0 for person, weight in weights.items()}
+
+
+def _answer(completion: Completion, index: int) -> Answer | None:
+    choice: Choice | None = next((c for c in completion.choices if c.index == index), None)
+    if choice is None or not choice.text.strip():
+        return None
+    return Answer(completion.id, index, completion.messages, choice.text, choice.finish_reason == "stop")
+
+
+def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict[str, int]) -> list[Liking]:
+    groups: dict[tuple[str, int], list[Evidence]] = defaultdict(list)
+    for item in evidence:
+        groups[item.feedback.completion_id, item.feedback.choice_index].append(item)
+    likings = []
+    for (_, index), items in groups.items():
+        answer = _answer(items[0].completion, index)
+        if answer is None:
+            dropped["empty_answer"] += 1
+            continue
+        by_person: dict[str, list[Feedback]] = defaultdict(list)
+        for item in items:
+            by_person[item.feedback.principal].append(item.feedback)
+        opinions = {person: person_opinion(events, signals) for person, events in by_person.items()}
+        stated = {person: opinion for person, opinion in opinions.items() if opinion}
+        if not stated:
+            continue
+        score = combine(list(stated.values()))
+        if score == 0:
+            dropped["people_disagree"] += 1
+            continue
+        events = tuple(event for person in stated for event in by_person[person])
+        likings.append(Liking(answer, score > 0, abs(score), events))
+    return likings
+
+
+def _pair(item: Evidence, others: Mapping[str, Completion], signals: SignalsConfig) -> Pair | None:
+    event, own = item.feedback, _answer(item.completion, item.feedback.choice_index)
+    if own is None:
+        return None
+    match event.kind, event.value:
+        case FeedbackKind.EDIT, str(text) if text.strip() and text != own.text:
+            return Pair(own.prompt, text, True, own, Q_HUMAN, signals.edit, (event,))
+        case FeedbackKind.PREFERENCE, int(index) if not isinstance(event.value, bool):
+            other = _answer(item.completion, index)
+        case FeedbackKind.PREFERENCE, str(completion_id) if completion_id in others:
+            other = _answer(others[completion_id], 0)
+        case _:
+            return None
+    if other is None or other.prompt != own.prompt or other.text == own.text:
+        return None
+    return Pair(own.prompt, own.text, own.ended, other, Q_HUMAN, signals.preference, (event,))
+
+
+def _retry_pairs(
+    evidence: Sequence[Evidence], others: Mapping[str, Completion], disliked: set[str], signals: SignalsConfig
+) -> list[Pair]:
+    pairs = []
+    for item in evidence:
+        event = item.feedback
+        if event.kind is not FeedbackKind.REGENERATE or not isinstance(event.value, str):
+            continue
+        new = _answer(others[event.value], 0) if event.value in others else None
+        old = _answer(item.completion, event.choice_index)
+        retried = any(e.feedback.completion_id == event.value and e.feedback.kind is event.kind for e in evidence)
+        if new is None or old is None or new.prompt != old.prompt or new.text == old.text:
+            continue
+        if retried or f"{new.completion_id}/0" in disliked:
+            continue
+        pairs.append(Pair(old.prompt, new.text, new.ended, old, Q_HUMAN, signals.regenerate_kept, (event,)))
+    return pairs
+
+
+def _cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[list[Liking], list[Pair]]:
+    weights: dict[str, float] = defaultdict(float)
+    for item in (*likings, *pairs):
+        people = {event.principal for event in item.events}
+        for person in people:
+            weights[person] += item.weight / len(people)
+    factors = cap_shares(weights, share_cap(len(weights), floor))
+
+    def factor(events: tuple[Feedback, ...]) -> float:
+        people = {event.principal for event in events}
+        return sum(factors[person] for person in people) / len(people)
+
+    return (
+        [replace(liking, weight=liking.weight * factor(liking.events)) for liking in likings],
+        [replace(pair, weight=pair.weight * factor(pair.events)) for pair in pairs],
+    )
+
+
+def build(evidence: Sequence[Evidence], others: Mapping[str, Completion], config: FeedbackConfig) -> Preferences:
+    """Everything people said into what an iteration trains on and what it is tested with.
+
+    Args:
+        evidence: live events joined with their answers, oldest first.
+        others: completions named by preferences and retries, by id.
+        config: weights, shares and limits.
+    """
+    dropped: dict[str, int] = defaultdict(int)
+    sides: dict[Split, list[Evidence]] = {Split.TRAIN: [], Split.NEVER_TRAIN: []}
+    for item in evidence:
+        sides[split_of(item.completion.id, config.never_train)].append(item)
+    trainable = sides[Split.TRAIN]
+    # A pair must not smuggle a set-aside answer into training through its other side.
+    allowed = {key: c for key, c in others.items() if split_of(key, config.never_train) is Split.TRAIN}
+    likings = _likings(trainable, config.signals, dropped)[-config.max_examples :]
+    disliked = {liking.id for liking in likings if not liking.label}
+    candidates = [_pair(item, allowed, config.signals) for item in trainable]
+    pairs = [pair for pair in candidates if pair is not None]
+    pairs += _retry_pairs(trainable, allowed, disliked, config.signals)
+    pairs = [pair for pair in pairs if pair.weight > 0][-config.max_examples :]
+    likings, pairs = _cap_people(likings, pairs, config.principal_share_floor)
+    heldout = _likings(sides[Split.NEVER_TRAIN], config.signals, dropped)
+    return Preferences(tuple(likings), tuple(pairs), tuple(heldout), dict(dropped))
+
+
+def shortage(preferences: Preferences, config: FeedbackConfig) -> str | None:
+    """Why this is too little, or too one-sided, to train on, and what would mend it; None when it will do."""
+    count = len(preferences.likings) + len(preferences.pairs)
+    if count < config.min_examples:
+        return (
+            f"{count} training examples, {config.min_examples} needed (feedback.min_examples): "
+            "more votes, edits or comparisons on answers would mend it"
+        )
+    liked = sum(liking.label for liking in preferences.likings)
+    if not liked and not preferences.pairs:
+        return (
+            f"all {len(preferences.likings)} votes are thumbs down: nothing says what a good answer is; "
+            "a few thumbs up, edits or comparisons would mend it"
+        )
+    return None

@@ -1,0 +1,168 @@
+"""From examples to token rows, and from rows to optimiser steps.
+
+KTO and DPO examples share steps. A step is shuffled by seed and epoch, so it depends on nothing else; inside it, rows
+of like length go through the model together, which changes the order of a sum and nothing more.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from policies.chat import encode_completion, encode_prompt
+from policies.spec import DpoExample, KtoExample, TrainingExample, Turn
+from store.records import Message
+
+#: Mismatched pairs a run keeps for KTO's baseline, and how many of them each step measures.
+BASELINE_PAIRS = 32
+BASELINE_PER_STEP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt and one answer as tokens: `ids[start:]` is the answer."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        return self.ids[self.start :]
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        return self.ids[: self.start]
+
+
+@dataclass(frozen=True, slots=True)
+class Thumb:
+    """A KTO example as tokens."""
+
+    id: str
+    row: Row
+    label: bool
+    weight: float
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self.row,)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A DPO example as tokens."""
+
+    id: str
+    chosen: Row
+    rejected: Row
+    q: float
+    weight: float
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self.chosen, self.rejected)
+
+
+Item = Thumb | Pair
+
+
+def as_messages(turns: Sequence[Turn]) -> list[Message]:
+    """A prompt as the chat template takes it."""
+    return [Message(turn.role, turn.content) for turn in turns]
+
+
+def join(prompt: Sequence[int], answer: Sequence[int], max_length: int) -> Row:
+    """One row within `max_length`: the answer loses its end only if it alone is too long, the prompt its beginning."""
+    kept = tuple(answer[: max_length - 1])
+    room = max_length - len(kept)
+    head = tuple(prompt[-room:])
+    return Row(head + kept, len(head))
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Turns examples into rows, through the tokenizer and template that serving uses."""
+
+    tokenizer: Any
+    max_length: int
+
+    def row(self, prompt: Sequence[Turn], answer: str, *, ended: bool) -> Row:
+        head = encode_prompt(self.tokenizer, as_messages(prompt))
+        return join(head, encode_completion(self.tokenizer, answer, ended=ended), self.max_length)
+
+    def thumb(self, example: KtoExample) -> Thumb:
+        row = self.row(example.prompt, example.completion, ended=example.ended)
+        return Thumb(example.id, row, example.label, example.weight)
+
+    def pair(self, example: DpoExample) -> Pair:
+        chosen = self.row(example.prompt, example.chosen, ended=example.chosen_ended)
+        rejected = self.row(example.prompt, example.rejected, ended=example.rejected_ended)
+        return Pair(example.id, chosen, rejected, example.q, example.weight)
+
+    def items(self, examples: Sequence[TrainingExample]) -> list[Item]:
+        """Every example that can teach: it has weight, and every answer at least one token."""
+        items: list[Item] = []
+        for example in examples:
+            item: Item = self.thumb(example) if isinstance(example, KtoExample) else self.pair(example)
+            if item.weight > 0 and all(row.answer for row in item.rows):
+                items.append(item)
+        return items
+
+
+def mismatched(items: Sequence[Item], *, seed: int, limit: int = BASELINE_PAIRS) -> list[Row]:
+    """Pairs (x_i, y_j) of different KTO examples, for the baseline z0; none when there is only one example.
+
+    The pairing is fixed for the run: a seeded shuffle rotated by one, so that what lies below the adapter and the
+    reference's log-probabilities are computed once. z0 estimates an expectation over such pairs, and which of them a
+    step uses is immaterial to it; TRL rotates inside each batch and so recomputes the reference.
+    """
+    thumbs = [item for item in items if isinstance(item, Thumb)]
+    if len(thumbs) < 2:
+        return []
+    random.Random(f"mismatched:{seed}").shuffle(thumbs)
+    rotated = [*thumbs[1:], thumbs[0]]
+    return [
+        Row(x.row.prompt + y.row.answer, x.row.start)
+        for x, y in zip(thumbs[:limit], rotated[:limit], strict=True)
+    ]
+
+
+def baseline_rows(pairs: Sequence[Row], step: int) -> list[Row]:
+    """The mismatched pairs step number `step` measures: the next few, round and round."""
+    count = min(BASELINE_PER_STEP, len(pairs))
+    return [pairs[(step * count + i) % len(pairs)] for i in range(count)]
+
+
+def steps(items: Sequence[Item], *, size: int, epoch: int, seed: int) -> list[list[Item]]:
+    """One epoch: every item once, in steps of nearly equal size, none larger than `size`."""
+    shuffled = list(items)
+    random.Random(f"{seed}:{epoch}").shuffle(shuffled)
+    count = -(-len(shuffled) // size)
+    cuts = [len(shuffled) * i // count for i in range(count + 1)]
+    return [shuffled[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+
+
+def _groups(costs: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
+    """Group indices, longest first, so that rows * longest stays within `budget` (one index always fits)."""
+    order = sorted(range(len(costs)), key=lambda i: (-costs[i][1], i))
+    groups: list[list[int]] = []
+    rows = longest = 0
+    for index in order:
+        count, length = costs[index]
+        if not groups or (rows + count) * longest > budget:
+            groups.append([])
+            rows, longest = 0, length
+        groups[-1].append(index)
+        rows += count
+    return groups
+
+
+def micro_batches(items: Sequence[Item], budget: int) -> list[list[Item]]:
+    """Split a step into pieces of at most `budget` padded tokens, a pair's two rows always together."""
+    costs = [(len(item.rows), max(len(row.ids) for row in item.rows)) for item in items]
+    return [[items[i] for i in group] for group in _groups(costs, budget)]
+
+
+def row_batches(rows: Sequence[Row], budget: int) -> list[list[int]]:
+    """Indices of rows in batches of at most `budget` padded tokens."""
+    return _groups([(1, len(row.ids)) for row in rows], budget)

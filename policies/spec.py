@@ -1,0 +1,274 @@
+"""The run directory: the files between the service and the trainer child, and nothing else between them.
+
+In: `spec.json`, `examples.jsonl`, `heldout.jsonl`, `probes.jsonl`, sealed by `snapshot.json` (name -> SHA-256),
+written last. Out: `progress.jsonl`, `report.json`, `adapter/`, and `manifest.json` written last: a run without
+a manifest that verifies produced nothing. Everything the child does follows from these files and the model,
+so a run replays by hand: `python -m policies.train RUN_DIR`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from store.errors import TrainingFailed
+from store.files import read_jsonl, sha256_file, write_json, write_jsonl
+
+SPEC, EXAMPLES, HELDOUT, PROBES, SNAPSHOT = (
+    "spec.json",
+    "examples.jsonl",
+    "heldout.jsonl",
+    "probes.jsonl",
+    "snapshot.json",
+)
+PROGRESS, REPORT, ADAPTER, MANIFEST = "progress.jsonl", "report.json", "adapter", "manifest.json"
+
+
+class Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Turn(Row):
+    role: str
+    content: str
+
+
+class KtoExample(Row):
+    """One answer a person found good or bad."""
+
+    form: Literal["kto"] = "kto"
+    id: str
+    prompt: list[Turn]
+    completion: str
+    ended: bool = True
+    """Whether the model ended the turn itself; only then is the end token trained."""
+    label: bool
+    weight: float = Field(default=1.0, ge=0)
+
+
+class DpoExample(Row):
+    """Two answers to one prompt; `q` is the probability that `chosen` is the better (cDPO's soft label)."""
+
+    form: Literal["dpo"] = "dpo"
+    id: str
+    prompt: list[Turn]
+    chosen: str
+    chosen_ended: bool = True
+    rejected: str
+    rejected_ended: bool = True
+    q: float = Field(default=0.9, ge=0.5, le=1.0)
+    weight: float = Field(default=1.0, ge=0)
+
+
+TrainingExample = Annotated[KtoExample | DpoExample, Field(discriminator="form")]
+
+
+class Probe(Row):
+    """A prompt the candidate answers during evaluation."""
+
+    id: str
+    prompt: list[Turn]
+
+
+class LoraSpec(Row):
+    rank: int = Field(default=16, ge=1, le=256)
+    alpha: float = Field(default=32.0, gt=0)
+    top_layers: int | None = Field(default=10, ge=1)
+    """Adapt the linear layers of the last N blocks; null adapts all."""
+
+
+class LossSpec(Row):
+    beta: float = Field(default=0.1, gt=0)
+    """KTO's and DPO's inverse temperature."""
+    kto_ratio: float = Field(default=1.0, ge=1.0, le=1.5)
+    """Target of (weight_D * n_D) / (weight_U * n_U); KTO advises 1 to 4/3."""
+    kto_weight_cap: float = Field(default=8.0, ge=1.0)
+    """Largest class weight used to reach that ratio."""
+    dpo_nll: float = Field(default=0.1, ge=0)
+    """Weight of the chosen answer's token-mean NLL beside the DPO loss (RPO, 2405.16436)."""
+
+
+class OptimSpec(Row):
+    learning_rate: float = Field(default=1e-3, gt=0)
+    epochs: int = Field(default=3, ge=1, le=50)
+    batch_size: int = Field(default=16, ge=2)
+    """Examples per optimiser step."""
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps over which the rate rises; it then falls linearly to zero."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+
+
+class KlSpec(Row):
+    """Budgets in nats per token, on policy samples; `step` is to the incumbent, `base` to the frozen base."""
+
+    step_soft: float = Field(default=0.15, gt=0)
+    step_hard: float = Field(default=0.30, gt=0)
+    base_soft: float = Field(default=0.30, gt=0)
+    base_hard: float = Field(default=0.45, gt=0)
+    scales: list[float] = [1.0, 0.75, 0.5, 0.25]
+    """Adapter scales tried in turn while a hard budget is exceeded."""
+
+
+class EvalSpec(Row):
+    probe_tokens: int = Field(default=64, ge=8)
+    """New tokens per probe answer."""
+    temperature: float = Field(default=0.8, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+
+
+class Spec(Row):
+    """Everything the trainer is told. `incumbent` None means: train from base, reference = base."""
+
+    iteration: int
+    version: str
+    """The new adapter's server-made name."""
+    model: str
+    """A local model directory (already resolved)."""
+    base_digest: str
+    incumbent: str | None
+    """Path of the incumbent's adapter directory."""
+    incumbent_digest: str | None
+    lora: LoraSpec = LoraSpec()
+    loss: LossSpec = LossSpec()
+    optim: OptimSpec = OptimSpec()
+    kl: KlSpec = KlSpec()
+    evaluation: EvalSpec = EvalSpec()
+    seed: int = 0
+    threads: int | None = 1
+    """CPU threads; null leaves torch's default."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Weights of the frozen base. auto: bfloat16 on a GPU, float32 on a CPU; the adapter is always float32."""
+    max_length: int = Field(default=1024, ge=16)
+    """Tokens of prompt and answer together; longer prompts lose their oldest tokens."""
+
+
+class Snapshot(Row):
+    """What the trainer was given, read back and verified."""
+
+    spec: Spec
+    examples: list[TrainingExample]
+    heldout: list[KtoExample]
+    probes: list[Probe]
+
+
+_EXAMPLES: TypeAdapter[list[TrainingExample]] = TypeAdapter(list[TrainingExample])
+
+
+def write_snapshot(run_dir: Path, snapshot: Snapshot) -> str:
+    """Write the four inputs, then the seal. Returns the seal's digest (hex SHA-256 of snapshot.json)."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / SPEC, snapshot.spec.model_dump(mode="json"))
+    rows: dict[str, list[Any]] = {
+        EXAMPLES: list(snapshot.examples),
+        HELDOUT: list(snapshot.heldout),
+        PROBES: list(snapshot.probes),
+    }
+    for name, models in rows.items():
+        write_jsonl(run_dir / name, [model.model_dump(mode="json") for model in models])
+    write_json(run_dir / SNAPSHOT, {name: sha256_file(run_dir / name) for name in (SPEC, *rows)})
+    return sha256_file(run_dir / SNAPSHOT)
+
+
+def read_snapshot(run_dir: Path) -> Snapshot:
+    """Read the inputs back, each held against the seal.
+
+    Raises:
+        TrainingFailed: the seal is missing or a file differs from it.
+    """
+    seal = run_dir / SNAPSHOT
+    if not seal.is_file():
+        raise TrainingFailed(f"{run_dir}: no {SNAPSHOT}, the snapshot was never finished")
+    for name, digest in TypeAdapter(dict[str, str]).validate_json(seal.read_bytes()).items():
+        if not (run_dir / name).is_file() or sha256_file(run_dir / name) != digest:
+            raise TrainingFailed(f"{run_dir / name} differs from what {SNAPSHOT} recorded")
+    return Snapshot(
+        spec=Spec.model_validate_json((run_dir / SPEC).read_bytes()),
+        examples=_EXAMPLES.validate_python(read_jsonl(run_dir / EXAMPLES)),
+        heldout=[KtoExample.model_validate(row) for row in read_jsonl(run_dir / HELDOUT)],
+        probes=[Probe.model_validate(row) for row in read_jsonl(run_dir / PROBES)],
+    )
+
+
+class AttestationRow(Row):
+    """The trainer's own log-probabilities of a fixed continuation under the finished adapter."""
+
+    prompt: list[Turn]
+    continuation: str
+    logprobs: list[float]
+    base_logprobs: list[float]
+    """The same under the base alone: tells an adapter that was not applied from one that was."""
+
+
+class Sample(Row):
+    """A probe's answer before and after."""
+
+    id: str
+    prompt: list[Turn]
+    before: str
+    after: str
+
+
+class Report(Row):
+    """What the child measured. Every metric is named `group/name`; KL in nats."""
+
+    version: str
+    scale: float
+    """The adapter scale kept (1.0 unless a KL budget forced it down)."""
+    steps: int
+    stopped_early: bool
+    metrics: dict[str, float]
+    scales: list[dict[str, float]]
+    """One entry per adapter scale tried: scale, kl/step_token, kl/base_token."""
+    attestation: list[AttestationRow]
+    samples: list[Sample]
+    heldout: dict[str, float]
+    """Held-out example id -> log-probability change (candidate minus incumbent, nats, whole answer)."""
+    seconds: dict[str, float]
+    """Wall time by phase."""
+    adapter_digest: str
+
+
+class Progress(Row):
+    """One line of progress.jsonl."""
+
+    phase: str
+    """"load", "reference", "train", "evaluate" or "save"."""
+    done: int
+    total: int
+    metrics: dict[str, float] = {}
+
+
+def write_manifest(run_dir: Path, names: list[str]) -> str:
+    """Seal a directory: sizes and SHA-256 of the named files, written last. Returns the manifest's digest."""
+    entries = {
+        name: {"bytes": (run_dir / name).stat().st_size, "sha256": sha256_file(run_dir / name)} for name in names
+    }
+    write_json(run_dir / MANIFEST, entries)
+    return sha256_file(run_dir / MANIFEST)
+
+
+def verify_manifest(directory: Path) -> str:
+    """Hold every file against the directory's manifest. Returns the manifest's digest.
+
+    Raises:
+        TrainingFailed: no manifest, or a file is missing, longer, shorter or different.
+    """
+    manifest = directory / MANIFEST
+    if not manifest.is_file():
+        raise TrainingFailed(f"{directory}: no {MANIFEST}")
+    entries = TypeAdapter(dict[str, dict[str, int | str]]).validate_json(manifest.read_bytes())
+    for name, entry in entries.items():
+        file = directory / name
+        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            raise TrainingFailed(f"{file} differs from what {MANIFEST} recorded")
+    return sha256_file(manifest)
+
+
+def read_report(run_dir: Path) -> Report:
+    """The report of a finished run, its manifest verified first.
+
+    Raises:
+        TrainingFailed: the run did not finish, or its files changed since.
+    """
+    verify_manifest(run_dir)
+    return Report.model_validate_json((run_dir / REPORT).read_bytes())

@@ -1,0 +1,1 @@
+"""Remember: facts and vocabulary."""
