@@ -26,11 +26,13 @@ app = typer.Typer(
 DEFAULT_CONFIG = Path("config.toml")
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", envvar="HONED_CONFIG", help="config.toml to read.", show_default=False)
+    Path | None,
+    typer.Option("--config", envvar="HONED_CONFIG", help="config.toml to read.", show_default=False),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UrlOption = Annotated[
-    str | None, typer.Option("--url", envvar="HONED_URL", help="Service to act on; else the one running here.")
+    str | None,
+    typer.Option("--url", envvar="HONED_URL", help="Service to act on; else the one running here."),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 
@@ -236,7 +238,9 @@ def export(
     chosen = settings(config)
     with open_store(chosen) as store:
         counts = write(store, chosen.feedback, directory)
-    views.show(counts, lambda row: "\n".join(f"{name}: {count} rows" for name, count in row.items()), as_json=json_)
+    views.show(
+        counts, lambda row: "\n".join(f"{name}: {count} rows" for name, count in row.items()), as_json=json_
+    )
 
 
 @app.command()
@@ -261,7 +265,8 @@ def simulate(
 ) -> None:
     """Simulated people with a hidden taste chat and vote; measure whether the model learns it."""
     from daemon import views
-    from daemon.simulate import Plan, simulate as run
+    from daemon.simulate import Plan
+    from daemon.simulate import simulate as run
 
     figures = run(Plan(taste=taste, thumbs=thumbs, rounds=rounds, seed=seed), quiet=json_)
     if output is not None:

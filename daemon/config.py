@@ -4,6 +4,7 @@ Precedence: `HONED_<SECTION>__<KEY>` in the environment, then the file, then the
 errors. Importing this loads no tensor library, so `honed --help` stays quick.
 """
 
+import itertools
 import os
 import tomllib
 from collections.abc import Mapping
@@ -115,7 +116,7 @@ class GateConfig(Section):
     @field_validator("scales")
     @classmethod
     def _falling(cls, value: list[float]) -> list[float]:
-        falling = all(a > b > 0 for a, b in zip(value, value[1:], strict=False))
+        falling = all(a > b > 0 for a, b in itertools.pairwise(value))
         if not value or value[0] != 1.0 or not falling:
             raise ValueError("must begin with 1.0 and fall, all above 0")
         return value

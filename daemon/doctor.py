@@ -56,7 +56,9 @@ def disk(directory: Path) -> Finding:
 def writable(directory: Path) -> Finding:
     where = nearest_existing(directory)
     ok = os.access(where, os.W_OK | os.X_OK)
-    return finding("permissions", ok, f"{where} is {'writable' if ok else 'not writable'}", f"chown or chmod {where}")
+    return finding(
+        "permissions", ok, f"{where} is {'writable' if ok else 'not writable'}", f"chown or chmod {where}"
+    )
 
 
 def service(directory: Path) -> dict[str, Any] | None:
@@ -88,7 +90,9 @@ def database(directory: Path) -> Finding:
     try:
         store = Store.read_only(path)
         try:
-            return finding("database", True, f"{store.completions.count()} answers, {store.feedback.count()} events")
+            return finding(
+                "database", True, f"{store.completions.count()} answers, {store.feedback.count()} events"
+            )
         finally:
             store.close()
     except HonedError as error:

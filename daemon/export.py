@@ -49,7 +49,9 @@ def everything(store: Store, config: FeedbackConfig) -> Preferences:
     evidence = store.feedback.live()
     named = {item.feedback.value for item in evidence if isinstance(item.feedback.value, str)}
     found = [store.completions.find(name) for name in named]
-    whole = config.model_copy(update={"never_train": 0.0, "max_examples": max(2, len(evidence)), "signals": STATED})
+    whole = config.model_copy(
+        update={"never_train": 0.0, "max_examples": max(2, len(evidence)), "signals": STATED}
+    )
     return build(evidence, {c.id: c for c in found if c is not None and c.stored}, whole)
 
 

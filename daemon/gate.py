@@ -31,9 +31,7 @@ class Check:
     reason: str
 
     def result(self, iteration: int) -> GateResult:
-        return GateResult(
-            iteration, self.metric, self.value, self.soft, self.hard, self.verdict, self.reason
-        )
+        return GateResult(iteration, self.metric, self.value, self.soft, self.hard, self.verdict, self.reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,13 @@ def at_most(metric: str, value: float | None, *, soft: float | None, hard: float
     if bad is not None or value is None:
         return bad or Check(metric, value, soft, hard, Verdict.FAIL, "")
     if value > hard:
-        return Check(metric, value, soft, hard, Verdict.FAIL, f"{metric} {value:.4g} is above its limit {hard:g}")
+        return Check(
+            metric, value, soft, hard, Verdict.FAIL, f"{metric} {value:.4g} is above its limit {hard:g}"
+        )
     if soft is not None and value > soft:
-        return Check(metric, value, soft, hard, Verdict.SOFT, f"{metric} {value:.4g} is above its soft limit {soft:g}")
+        return Check(
+            metric, value, soft, hard, Verdict.SOFT, f"{metric} {value:.4g} is above its soft limit {soft:g}"
+        )
     return Check(metric, value, soft, hard, Verdict.PASS, f"{metric} {value:.4g} is within {hard:g}")
 
 
@@ -74,9 +76,13 @@ def at_least(metric: str, value: float | None, *, soft: float | None, hard: floa
     if bad is not None or value is None:
         return bad or Check(metric, value, soft, hard, Verdict.FAIL, "")
     if value < hard:
-        return Check(metric, value, soft, hard, Verdict.FAIL, f"{metric} {value:.4g} is below its limit {hard:g}")
+        return Check(
+            metric, value, soft, hard, Verdict.FAIL, f"{metric} {value:.4g} is below its limit {hard:g}"
+        )
     if soft is not None and value < soft:
-        return Check(metric, value, soft, hard, Verdict.SOFT, f"{metric} {value:.4g} is below its soft limit {soft:g}")
+        return Check(
+            metric, value, soft, hard, Verdict.SOFT, f"{metric} {value:.4g} is below its soft limit {soft:g}"
+        )
     return Check(metric, value, soft, hard, Verdict.PASS, f"{metric} {value:.4g} is at least {hard:g}")
 
 
@@ -107,7 +113,9 @@ def check_heldout(metrics: Mapping[str, float], limits: GateConfig) -> Check:
     ups, downs = metrics.get("heldout/n_up", 0.0), metrics.get("heldout/n_down", 0.0)
     low, high = metrics.get(metric), metrics.get("heldout/auc_high")
     if min(ups, downs) < limits.heldout_min or low is None or high is None:
-        reason = f"{ups:g} liked and {downs:g} disliked never-train answers, {limits.heldout_min} of each needed"
+        reason = (
+            f"{ups:g} liked and {downs:g} disliked never-train answers, {limits.heldout_min} of each needed"
+        )
         return Check(metric, None, None, floor, Verdict.INSUFFICIENT, reason)
     bad = unusable(metric, low, floor) or unusable("heldout/auc_high", high, 0.5)
     if bad is not None:

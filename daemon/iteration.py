@@ -50,7 +50,7 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     store = runtime.store
     iteration = await move(runtime, iteration, Stage.COLLECTING)
     failpoint("iteration.collecting")
-    evidence, others, preferences = await asyncio.to_thread(preferences_now, runtime, iteration)
+    evidence, others, preferences = await asyncio.to_thread(preferences_now, runtime)
     counts = {**preferences.counts(), "events": len(evidence)}
     missing = shortage(preferences, runtime.config.feedback)
     if missing is not None:
@@ -77,7 +77,7 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
 
 
 def preferences_now(
-    runtime: Runtime, iteration: Iteration
+    runtime: Runtime,
 ) -> tuple[list[Evidence], Mapping[str, Completion], Preferences]:
     """What people have said up to now and no adapter has learned yet.
 

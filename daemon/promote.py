@@ -76,7 +76,10 @@ async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
     def commit(tx: Store) -> Iteration:
         active = tx.adapters.active()
         final = settlement
-        if settlement.decision.outcome is Outcome.PROMOTE and (active and active.version) != settlement.iteration.incumbent:
+        if (
+            settlement.decision.outcome is Outcome.PROMOTE
+            and (active and active.version) != settlement.iteration.incumbent
+        ):
             reason = "the active adapter was changed while this one trained; it was measured against another"
             held = Decision(Outcome.HOLD, settlement.decision.checks, (reason,))
             final = Settlement(settlement.iteration, settlement.candidate, settlement.report, held)
@@ -133,7 +136,9 @@ def rollback_target(store: Store, version: str | None) -> Adapter | None:
         return None
     target = store.adapters.get(version)
     if target.status not in SERVABLE:
-        raise RefusedByGate(f"{version} is {target.status}: it was never promoted, so it cannot be rolled back to")
+        raise RefusedByGate(
+            f"{version} is {target.status}: it was never promoted, so it cannot be rolled back to"
+        )
     return target
 
 
@@ -184,7 +189,9 @@ async def promote(runtime: Runtime, version: str, *, actor: str, reason: str) ->
     if adapter.status is AdapterStatus.ACTIVE:
         raise Invalid(f"{version} is already being served", param="version")
     if adapter.status not in SERVABLE | {AdapterStatus.HELD}:
-        raise RefusedByGate(f"{version} is {adapter.status}: only held or earlier served adapters can be promoted")
+        raise RefusedByGate(
+            f"{version} is {adapter.status}: only held or earlier served adapters can be promoted"
+        )
     await make_ready(runtime, adapter)
 
     def commit(tx: Store) -> None:

@@ -85,7 +85,9 @@ def next_time(situation: Situation, config: ScheduleConfig) -> float | None:
 def due(situation: Situation, config: ScheduleConfig) -> Plan:
     """Whether an iteration starts now, and if not, everything it waits for."""
     if not config.enabled:
-        return Plan(None, ("the schedule is off (daemon.schedule.enabled); `honed train` starts one by hand",))
+        return Plan(
+            None, ("the schedule is off (daemon.schedule.enabled); `honed train` starts one by hand",)
+        )
     waiting = []
     if situation.paused:
         waiting.append("paused by an operator; `honed resume` goes on")

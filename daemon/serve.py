@@ -79,7 +79,8 @@ def bind(config: Config) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ConfigError(
-            f"api.port = {config.api.port}: cannot listen on {config.api.host}: {error.strerror}", param="api.port"
+            f"api.port = {config.api.port}: cannot listen on {config.api.host}: {error.strerror}",
+            param="api.port",
         ) from error
     return listener
 

@@ -123,9 +123,7 @@ def probes(runtime: Runtime, preferences: Preferences, named: Sequence[Completio
     return choose_probes(preferences.heldout, stored, shipped_probes(), count)
 
 
-def make_snapshot(
-    told: spec.Spec, preferences: Preferences, asked: Sequence[spec.Probe]
-) -> spec.Snapshot:
+def make_snapshot(told: spec.Spec, preferences: Preferences, asked: Sequence[spec.Probe]) -> spec.Snapshot:
     """Everything the child reads."""
     examples: list[spec.KtoExample | spec.DpoExample] = [kto_example(item) for item in preferences.likings]
     examples += [dpo_example(pair) for pair in preferences.pairs]

@@ -59,7 +59,9 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
             env={**os.environ, "HONED_PARENT_PID": str(os.getpid())},
         )
     try:
-        await follow(child, run_directory / spec.PROGRESS, on_progress=on_progress, stall_seconds=stall_seconds)
+        await follow(
+            child, run_directory / spec.PROGRESS, on_progress=on_progress, stall_seconds=stall_seconds
+        )
     finally:
         await stop(child)
     report = finished(run_directory) if child.returncode == 0 else None

@@ -46,7 +46,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[number(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
     lines = [headings, *cells]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def iteration_summary(store: Store, item: Iteration) -> Row:
@@ -122,7 +124,17 @@ def status(row: Row) -> str:
 def iterations(rows: list[Row]) -> str:
     if not rows:
         return "no iteration yet"
-    headings = ("ID", "STAGE", "CANDIDATE", "FROM", "UP/DOWN/PAIRS", "KL STEP", "KL BASE", "STARTED", "REASON")
+    headings = (
+        "ID",
+        "STAGE",
+        "CANDIDATE",
+        "FROM",
+        "UP/DOWN/PAIRS",
+        "KL STEP",
+        "KL BASE",
+        "STARTED",
+        "REASON",
+    )
 
     def counts(row: Row) -> str:
         return "/".join(str(row["counts"].get(key, "-")) for key in ("kto_up", "kto_down", "dpo"))
@@ -160,7 +172,9 @@ def iteration(row: Row) -> str:
         gates = [(g["metric"], g["value"], g["soft"], g["hard"], g["verdict"]) for g in row["gates"]]
         parts.append(table(("GATE", "VALUE", "SOFT", "HARD", "VERDICT"), gates))
     if row["seconds"]:
-        parts.append("trainer: " + ", ".join(f"{phase} {secs:.1f} s" for phase, secs in row["seconds"].items()))
+        parts.append(
+            "trainer: " + ", ".join(f"{phase} {secs:.1f} s" for phase, secs in row["seconds"].items())
+        )
     return "\n\n".join(parts)
 
 
@@ -193,7 +207,9 @@ def adapters(rows: list[Row]) -> str:
 
 
 def outcome(row: Row) -> str:
-    told = row["outcome"].get("message") or ", ".join(f"{key} {value}" for key, value in row["outcome"].items())
+    told = row["outcome"].get("message") or ", ".join(
+        f"{key} {value}" for key, value in row["outcome"].items()
+    )
     return f"{row['kind']}: {row['status']}: {told}"
 
 
@@ -221,7 +237,10 @@ def simulation(figures: Row) -> str:
     parts = [
         f"taste: {figures['taste']}; {figures['thumbs']} thumbs a round; {figures['minutes']:.1f} minutes",
         table(("AFTER", "SERVED BY", "SATISFACTION", "95% INTERVAL", "ANSWERS"), rows),
-        table(("CHECK", "RESULT", "DETAIL"), [(c["name"], "ok" if c["ok"] else "MISSED", c["detail"]) for c in figures["checks"]]),
+        table(
+            ("CHECK", "RESULT", "DETAIL"),
+            [(c["name"], "ok" if c["ok"] else "MISSED", c["detail"]) for c in figures["checks"]],
+        ),
     ]
     return "\n\n".join(parts)
 

@@ -197,7 +197,9 @@ def _retry_pairs(
             continue
         new = _answer(others[event.value], 0) if event.value in others else None
         old = _answer(item.completion, event.choice_index)
-        retried = any(e.feedback.completion_id == event.value and e.feedback.kind is event.kind for e in evidence)
+        retried = any(
+            e.feedback.completion_id == event.value and e.feedback.kind is event.kind for e in evidence
+        )
         if new is None or old is None or new.prompt != old.prompt or new.text == old.text:
             continue
         if retried or f"{new.completion_id}/0" in disliked:
@@ -224,7 +226,9 @@ def _cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple
     )
 
 
-def build(evidence: Sequence[Evidence], others: Mapping[str, Completion], config: FeedbackConfig) -> Preferences:
+def build(
+    evidence: Sequence[Evidence], others: Mapping[str, Completion], config: FeedbackConfig
+) -> Preferences:
     """Everything people said into what an iteration trains on and what it is tested with.
 
     Args:

@@ -1,0 +1,90 @@
+"""When an iteration starts, by table; the clock is an argument."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from daemon.config import ScheduleConfig
+from daemon.schedule import Situation, due, in_quiet_hours, next_time, parse_hours
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
+
+
+def situation(**changes: object) -> Situation:
+    usual = {
+        "now": NOON,
+        "paused": False,
+        "running": False,
+        "new_feedback": 100,
+        "last_start": None,
+        "last_end": None,
+        "failures": 0,
+    }
+    return Situation(**{**usual, **changes})
+
+
+def test_enough_feedback_starts_one() -> None:
+    assert due(situation(), ScheduleConfig(min_feedback=100)).trigger == "feedback"
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "word"),
+    [
+        ({"new_feedback": 31}, {}, "31 of 32"),
+        ({"paused": True}, {}, "paused"),
+        ({"running": True}, {}, "running"),
+        ({}, {"enabled": False}, "off"),
+        ({}, {"quiet_hours": ["11:00-13:00"]}, "quiet hours"),
+        ({"last_start": NOON - 60}, {"interval_minutes": 10}, "not before 2026-03-01 12:09:00"),
+        ({"last_start": NOON - 60}, {"cron": "0 3 * * *"}, "not before 2026-03-02 03:00:00"),
+        ({"failures": 2, "last_end": NOON - 60}, {"retry_minutes": 5}, "not before 2026-03-01 12:09:00"),
+    ],
+)
+def test_each_condition_holds_an_iteration_back_and_says_so(
+    changes: dict[str, object], config: dict[str, object], word: str
+) -> None:
+    plan = due(situation(**changes), ScheduleConfig.model_validate(config))
+    assert plan.trigger is None
+    assert word in " ".join(plan.waiting_for)
+
+
+@pytest.mark.parametrize(
+    ("last_start", "config", "trigger"),
+    [
+        (NOON - 600, {"interval_minutes": 10}, "interval"),
+        (None, {"interval_minutes": 10}, "interval"),
+        (NOON - 3600 * 24, {"cron": "0 3 * * *"}, "cron"),
+    ],
+)
+def test_the_clock_lets_an_iteration_start_when_its_time_has_come(
+    last_start: float | None, config: dict[str, object], trigger: str
+) -> None:
+    assert due(situation(last_start=last_start), ScheduleConfig.model_validate(config)).trigger == trigger
+
+
+def test_waiting_after_failures_doubles_up_to_a_limit() -> None:
+    config = ScheduleConfig(retry_minutes=5, retry_minutes_max=15)
+    waits = [next_time(situation(failures=n, last_end=NOON), config) for n in (1, 2, 3, 4)]
+    assert [(at or 0) - NOON for at in waits] == [300, 600, 900, 900]
+
+
+@pytest.mark.parametrize(
+    ("span", "hour", "quiet"),
+    [
+        ("22:00-06:00", 23, True),
+        ("22:00-06:00", 5, True),
+        ("22:00-06:00", 6, False),
+        ("08:00-09:00", 8, True),
+    ],
+)
+def test_quiet_hours_may_cross_midnight(span: str, hour: int, quiet: bool) -> None:
+    at = datetime(2026, 3, 1, hour, 0, tzinfo=UTC).timestamp()
+    assert in_quiet_hours(at, [span]) is quiet
+
+
+@pytest.mark.parametrize(
+    "text", ["", "8-9", "08:00", "25:00-03:00", "08:00-09:61", "a:b-c:d", "1:00-2:00-3:00"]
+)
+def test_malformed_spans_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="HH:MM"):
+        parse_hours(text)
