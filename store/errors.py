@@ -1,20 +1,20 @@
 """The errors honed raises on purpose. They know nothing of HTTP; `api.errors` maps each to a status.
 
-    HonedError
-    ├── Invalid            a value outside what is allowed; names the field
-    │   └── ConfigError    the same, in config.toml or the environment
-    ├── NotFound           no such completion, adapter, iteration or intent
-    ├── Forbidden          the principal may not do this
-    ├── Conflict           an id or idempotency key used again with another body
-    ├── AlreadyRunning     another service holds the state directory
-    ├── SchemaTooNew       the database was written by a newer honed
-    ├── AdapterInvalid     files that fail verification; never served
-    ├── AttestationFailed  an engine that does not compute what the trainer measured
-    ├── RefusedByGate      an action the gate or an adapter's status forbids
-    ├── TrainingFailed     the trainer child ended without a verified report
-    └── EngineError
-        ├── EngineBusy         the queue is full; retry after a moment
-        └── EngineUnavailable  starting, restarting or gone; retry after a moment
+HonedError
+├── Invalid            a value outside what is allowed; names the field
+│   └── ConfigError    the same, in config.toml or the environment
+├── NotFound           no such completion, adapter, iteration or intent
+├── Forbidden          the principal may not do this
+├── Conflict           an id or idempotency key used again with another body
+├── AlreadyRunning     another service holds the state directory
+├── SchemaTooNew       the database was written by a newer honed
+├── AdapterInvalid     files that fail verification; never served
+├── AttestationFailed  an engine that does not compute what the trainer measured
+├── RefusedByGate      an action the gate or an adapter's status forbids
+├── TrainingFailed     the trainer child ended without a verified report
+└── EngineError
+    ├── EngineBusy         the queue is full; retry after a moment
+    └── EngineUnavailable  starting, restarting or gone; retry after a moment
 """
 
 

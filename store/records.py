@@ -172,6 +172,18 @@ class Adapter:
     created_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """One move of the pointer to the active adapter; None is the base model."""
+
+    id: int
+    at: float
+    version: str | None
+    previous: str | None
+    actor: str
+    reason: str
+
+
 class Stage(StrEnum):
     """Where an iteration stands. Those in `FINISHED_STAGES` are final but for a later rollback."""
 
@@ -247,7 +259,7 @@ class Example:
 class Verdict(StrEnum):
     """`insufficient`: too little evidence to say; whether that blocks is the gate's configuration."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
     SOFT = "soft"
     FAIL = "fail"
     INSUFFICIENT = "insufficient"

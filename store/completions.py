@@ -1,0 +1,163 @@
+"""Answers: begun before their first token, finished before their last is acknowledged."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from sqlite_utils import Database
+
+from store.errors import NotFound
+from store.records import Choice, Completion, CompletionStatus, Message, Sampling, Source
+from store.session import Row, Session
+
+COLUMNS = (
+    "id, created_at, principal, source, messages, sampling, adapter, engine, status, stored, prompt_tokens, "
+    "completion_tokens, first_token_s, latency_s, metadata"
+)
+
+
+class Completions:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def begin(self, completion: Completion) -> None:
+        """Record an answer about to be given, so that feedback always finds it."""
+        row = asdict(completion)
+        row.pop("choices")
+        row.update(
+            messages=json.dumps([message.as_dict() for message in completion.messages], ensure_ascii=False),
+            sampling=json.dumps(asdict(completion.sampling)),
+            metadata=json.dumps(completion.metadata, ensure_ascii=False),
+            stored=int(completion.stored),
+            source=completion.source.value,
+            status=completion.status.value,
+        )
+        names = [name.strip() for name in COLUMNS.split(",")]
+        marks = ", ".join("?" * len(names))
+
+        def work(db: Database) -> None:
+            db.execute(f"insert into completions ({COLUMNS}) values ({marks})", [row[n] for n in names])
+            insert_choices(db, completion.id, completion.choices)
+
+        self._session.write(work)
+
+    def finish(
+        self,
+        completion_id: str,
+        *,
+        status: CompletionStatus,
+        choices: Sequence[Choice],
+        usage: tuple[int, int] = (0, 0),
+        first_token_s: float | None = None,
+        latency_s: float | None = None,
+    ) -> None:
+        """Record how an answer ended. `usage` is prompt and completion tokens; times in seconds."""
+
+        def work(db: Database) -> None:
+            db.execute(
+                "update completions set status = ?, prompt_tokens = ?, completion_tokens = ?, first_token_s = ?, "
+                "latency_s = ? where id = ?",
+                [status.value, *usage, first_token_s, latency_s, completion_id],
+            )
+            insert_choices(db, completion_id, choices)
+
+        self._session.write(work)
+
+    def find(self, completion_id: str) -> Completion | None:
+        rows = self._session.rows(f"select {COLUMNS} from completions where id = ?", [completion_id])
+        return self._with_choices(rows)[0] if rows else None
+
+    def get(self, completion_id: str) -> Completion:
+        """
+        Raises:
+            NotFound: there is none of that id.
+        """
+        found = self.find(completion_id)
+        if found is None:
+            raise NotFound(f"no completion {completion_id!r}", param="completion_id")
+        return found
+
+    def get_all(self, ids: Iterable[str]) -> dict[str, Completion]:
+        """Those of the ids that exist."""
+        wanted = json.dumps(sorted(set(ids)))
+        rows = self._session.rows(
+            f"select {COLUMNS} from completions where id in (select value from json_each(?))",
+            [wanted],
+        )
+        return {completion.id: completion for completion in self._with_choices(rows)}
+
+    def recent(
+        self,
+        *,
+        limit: int = 50,
+        source: Source | None = None,
+        before: float | None = None,
+        done_only: bool = False,
+    ) -> list[Completion]:
+        """Newest first."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from completions where (:source is null or source = :source) "
+            "and (:before is null or created_at < :before) and (not :done or status = 'done') "
+            "order by created_at desc, rowid desc limit :limit",
+            {
+                "source": source.value if source else None,
+                "before": before,
+                "done": done_only,
+                "limit": limit,
+            },
+        )
+        return self._with_choices(rows)
+
+    def fail_streaming(self) -> int:
+        """Mark answers a dead process left unfinished. Returns how many."""
+        return self._session.write(
+            lambda db: int(
+                db.execute("update completions set status = 'failed' where status = 'streaming'").rowcount
+            )
+        )
+
+    def count(self) -> int:
+        return int(self._session.rows("select count(*) from completions")[0][0])
+
+    def _with_choices(self, rows: Sequence[Row]) -> list[Completion]:
+        ids = json.dumps([row["id"] for row in rows])
+        choices: dict[str, list[Choice]] = {}
+        for row in self._session.rows(
+            'select completion_id, "index", text, finish_reason, tokens from completion_choices '
+            'where completion_id in (select value from json_each(?)) order by completion_id, "index"',
+            [ids],
+        ):
+            choice = Choice(row["index"], row["text"], row["finish_reason"], row["tokens"])
+            choices.setdefault(row["completion_id"], []).append(choice)
+        return [completion_of(row, choices.get(row["id"], [])) for row in rows]
+
+
+def insert_choices(db: Database, completion_id: str, choices: Sequence[Choice]) -> None:
+    for choice in choices:
+        db.execute(
+            'insert or replace into completion_choices (completion_id, "index", text, finish_reason, tokens) '
+            "values (?, ?, ?, ?, ?)",
+            [completion_id, choice.index, choice.text, choice.finish_reason, choice.tokens],
+        )
+
+
+def completion_of(row: Row, choices: Sequence[Choice]) -> Completion:
+    sampling = json.loads(row["sampling"])
+    return Completion(
+        id=row["id"],
+        created_at=row["created_at"],
+        principal=row["principal"],
+        source=Source(row["source"]),
+        messages=tuple(Message(**message) for message in json.loads(row["messages"])),
+        sampling=Sampling(**{**sampling, "stop": tuple(sampling["stop"])}),
+        adapter=row["adapter"],
+        engine=row["engine"],
+        status=CompletionStatus(row["status"]),
+        choices=tuple(choices),
+        stored=bool(row["stored"]),
+        prompt_tokens=row["prompt_tokens"],
+        completion_tokens=row["completion_tokens"],
+        first_token_s=row["first_token_s"],
+        latency_s=row["latency_s"],
+        metadata=json.loads(row["metadata"]),
+    )

@@ -1,0 +1,188 @@
+"""The store: every fact honed remembers, behind named operations. SQL stays in this room."""
+
+import fcntl
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from sqlite_utils import Database
+
+from store.adapters import Adapters
+from store.audit import Audit
+from store.completions import Completions
+from store.errors import AlreadyRunning, HonedError, NotFound
+from store.feedback import FeedbackLog
+from store.intents import Intents
+from store.iterations import Iterations
+from store.judgements import Judgements
+from store.metrics import Metrics
+from store.migrations import MIGRATIONS, pending
+from store.session import Inside, Live, Readers, ReadOnly, Session, Writer, connect_reader, connect_writer
+from store.state import State
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Clock = Callable[[], float]
+
+
+class Store:
+    """Repositories over one session. Thread-safe; a write returns when it is on disk."""
+
+    def __init__(self, session: Session, *, clock: Clock, on_close: Callable[[], None]) -> None:
+        self._session, self._clock, self._on_close = session, clock, on_close
+        self.completions = Completions(session)
+        self.feedback = FeedbackLog(session)
+        self.judgements = Judgements(session)
+        self.adapters = Adapters(session, clock)
+        self.iterations = Iterations(session, clock)
+        self.metrics = Metrics(session)
+        self.intents = Intents(session, clock)
+        self.audit = Audit(session, clock)
+        self.state = State(session)
+
+    @classmethod
+    def open(cls, path: Path, *, clock: Clock = time.time) -> "Store":
+        """Open, and if need be create or migrate, as the one writer.
+
+        Raises:
+            SchemaTooNew: a newer honed wrote it.
+        """
+        db = connect_writer(path)
+        try:
+            migrate(db, path)
+        except BaseException:
+            db.conn.close()
+            raise
+        log.info("SQLite %s, database %s", sqlite3.sqlite_version, path)
+        writer, readers = Writer(db), Readers(path)
+
+        def close() -> None:
+            readers.close()
+            writer.close()
+
+        return cls(Live(writer, readers), clock=clock, on_close=close)
+
+    @classmethod
+    def read_only(cls, path: Path, *, clock: Clock = time.time) -> "Store":
+        """Open for reading, beside a running service or without one.
+
+        Raises:
+            NotFound: there is no database.
+            SchemaTooNew: a newer honed wrote it.
+        """
+        if not path.is_file():
+            raise NotFound(f"no database at {path}")
+        probe = connect_reader(path)
+        try:
+            if pending(Database(probe, execute_plugins=False)):
+                raise HonedError(f"{path} is of an older version; starting the service once upgrades it")
+        finally:
+            probe.close()
+        readers = Readers(path)
+        return cls(ReadOnly(readers), clock=clock, on_close=readers.close)
+
+    @classmethod
+    def memory(cls, *, clock: Clock = time.time) -> "Store":
+        """A store that leaves nothing behind: the same code on a temporary folder."""
+        folder = Path(tempfile.mkdtemp(prefix="honed-store-"))
+        store = cls.open(folder / "honed.db", clock=clock)
+        close = store._on_close
+
+        def close_and_remove() -> None:
+            close()
+            shutil.rmtree(folder)
+
+        store._on_close = close_and_remove
+        return store
+
+    def close(self) -> None:
+        """Write out what is queued and let go of the files."""
+        self._on_close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def writable(self) -> bool:
+        """Whether the writer is alive."""
+        return isinstance(self._session, Live) and self._session.writer.alive
+
+    def atomic(self, work: Callable[["Store"], T]) -> T:
+        """Run several operations as one: all are on disk when this returns, or none is.
+
+        `work` gets a store bound to the transaction and runs on the writer thread; keep it short.
+        """
+        clock = self._clock
+
+        def run(db: Database) -> T:
+            return work(Store(Inside(db), clock=clock, on_close=lambda: None))
+
+        return self._session.write(run)
+
+
+def migrate(db: Database, path: Path) -> None:
+    """Bring the schema up to date; an existing database is copied aside first."""
+    steps = pending(db)
+    if not steps:
+        return
+    if MIGRATIONS.applied(db):
+        snapshot(db, path.with_name(f"{path.name}.before-{steps[0]}"))
+    MIGRATIONS.apply(db)
+
+
+def snapshot(db: Database, path: Path) -> None:
+    """Copy the database with SQLite's backup API, complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    target = sqlite3.connect(temporary)
+    try:
+        db.conn.backup(target)
+    finally:
+        target.close()
+    temporary.replace(path)
+
+
+class StateLock:
+    """One service per state directory, for as long as the process lives.
+
+    Raises (on entry):
+        AlreadyRunning: another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(fd, 32).decode().strip() or "unknown"
+            os.close(fd)
+            raise AlreadyRunning(
+                f"another honed service (pid {holder}) uses {self.path.parent}; stop it, or set store.directory"
+            ) from error
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

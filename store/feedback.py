@@ -1,0 +1,194 @@
+"""The feedback log: events are appended, never edited; the latest of each kind counts.
+
+A repeated id or idempotency key with the same body answers with the first event, so a client may retry for ever;
+with another body it is a conflict. Both are decided inside the transaction that writes.
+"""
+
+import hashlib
+import json
+
+from sqlite_utils import Database
+
+from store.completions import Completions
+from store.errors import Conflict, NotFound
+from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source
+from store.session import Row, Session
+
+COLUMNS = "id, created_at, completion_id, choice_index, principal, kind, value, reason, comment, metadata, supersedes"
+LIVE = """
+    from latest_feedback f join completions c on c.id = f.completion_id
+    where f.value != 'null' and c.status in ('done', 'cancelled') and c.stored = 1 and c.source = :chat
+      and (:before is null or f.created_at < :before)
+"""
+UNSPENT = f"""
+      and not exists (
+        select 1 from iteration_examples e join iterations i on i.id = e.iteration
+        where e.feedback_id = f.id and e.split = 'train'
+          and i.stage in ({", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES))}))
+"""
+
+
+def body_digest(feedback: Feedback) -> str:
+    """What makes two events the same: everything a client said, nothing the server added."""
+    said = [
+        feedback.completion_id,
+        feedback.choice_index,
+        feedback.principal,
+        feedback.kind.value,
+        feedback.value,
+        feedback.reason,
+        feedback.comment,
+        feedback.metadata,
+    ]
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+class FeedbackLog:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, feedback: Feedback, *, idempotency_key: str | None = None) -> Feedback:
+        """Append an event and return it as stored (or the first one, when this repeats it).
+
+        Raises:
+            NotFound: no such completion, or it has no such choice.
+            Conflict: the id or key was used with another body.
+        """
+        return self._session.write(
+            lambda db: add(db, feedback, idempotency_key), marks=frozenset({"feedback"})
+        )
+
+    def get(self, feedback_id: str) -> Feedback:
+        """
+        Raises:
+            NotFound: there is none of that id.
+        """
+        rows = self._session.rows(f"select {COLUMNS} from feedback where id = ?", [feedback_id])
+        if not rows:
+            raise NotFound(f"no feedback {feedback_id!r}", param="id")
+        return feedback_of(rows[0])
+
+    def events(self, completion_id: str) -> list[Feedback]:
+        """Everything said about an answer, oldest first."""
+        return self._select("feedback where completion_id = :id order by seq", id=completion_id)
+
+    def latest(self, completion_id: str) -> list[Feedback]:
+        """What counts about an answer: the latest event per choice, person and kind (taken-back ones too)."""
+        return self._select("latest_feedback where completion_id = :id order by seq", id=completion_id)
+
+    def recent(self, limit: int = 50) -> list[Feedback]:
+        """Newest first."""
+        return self._select("feedback order by seq desc limit :limit", limit=limit)
+
+    def live(self, *, before: float | None = None) -> list[Evidence]:
+        """Everything that counts now, with its answer, oldest first."""
+        return self._evidence(LIVE, before)
+
+    def unused(self, *, before: float | None = None) -> list[Evidence]:
+        """What counts and trained no adapter that was kept. Testing on an event does not use it up."""
+        return self._evidence(LIVE + UNSPENT, before)
+
+    def count(self, *, since: float | None = None) -> int:
+        """Events, or events after a time."""
+        sql = "select count(*) from feedback where :since is null or created_at > :since"
+        return int(self._session.rows(sql, {"since": since})[0][0])
+
+    def _select(self, tail: str, **parameters: str | int) -> list[Feedback]:
+        rows = self._session.rows(f"select {COLUMNS} from {tail}", parameters)
+        return [feedback_of(row) for row in rows]
+
+    def _evidence(self, condition: str, before: float | None) -> list[Evidence]:
+        names = ", ".join(f"f.{name.strip()}" for name in COLUMNS.split(","))
+        rows = self._session.rows(
+            f"select {names} {condition} order by f.seq",
+            {"before": before, "chat": Source.CHAT.value},
+        )
+        events = [feedback_of(row) for row in rows]
+        answers = Completions(self._session).get_all(event.completion_id for event in events)
+        return [Evidence(event, answers[event.completion_id]) for event in events]
+
+
+def add(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedback:
+    """The body of `FeedbackLog.add`, inside its transaction."""
+    digest = body_digest(feedback)
+    first = first_of(db, feedback, idempotency_key)
+    if first is not None:
+        if body_digest(first) != digest:
+            raise Conflict("this id or Idempotency-Key came before with another body")
+        return first
+    check_target(db, feedback)
+    superseded = db.execute(
+        "select id from feedback where completion_id = ? and choice_index = ? and principal = ? and kind = ? "
+        "order by seq desc limit 1",
+        [feedback.completion_id, feedback.choice_index, feedback.principal, feedback.kind.value],
+    ).fetchone()
+    supersedes = superseded[0] if superseded else None
+    db.execute(
+        f"insert into feedback ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            feedback.id,
+            feedback.created_at,
+            feedback.completion_id,
+            feedback.choice_index,
+            feedback.principal,
+            feedback.kind.value,
+            json.dumps(feedback.value, ensure_ascii=False),
+            feedback.reason,
+            feedback.comment,
+            json.dumps(feedback.metadata, ensure_ascii=False),
+            supersedes,
+        ],
+    )
+    if idempotency_key is not None:
+        db.execute(
+            "insert into idempotency_keys (principal, key, body_digest, feedback_id) values (?, ?, ?, ?)",
+            [feedback.principal, idempotency_key, digest, feedback.id],
+        )
+    row = db.execute(f"select {COLUMNS} from feedback where id = ?", [feedback.id]).fetchone()
+    return feedback_of(row)
+
+
+def first_of(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedback | None:
+    """The event this one repeats, by key or by id."""
+    row = db.execute(
+        f"select {COLUMNS} from feedback where id = ? or id = "
+        "(select feedback_id from idempotency_keys where principal = ? and key = ?)",
+        [feedback.id, feedback.principal, idempotency_key],
+    ).fetchone()
+    return feedback_of(row) if row is not None else None
+
+
+def check_target(db: Database, feedback: Feedback) -> None:
+    """
+    Raises:
+        NotFound: no such completion, or it ended without such a choice.
+    """
+    known = db.execute("select status from completions where id = ?", [feedback.completion_id]).fetchone()
+    if known is None:
+        raise NotFound(f"no completion {feedback.completion_id!r}", param="completion_id")
+    choice = db.execute(
+        'select 1 from completion_choices where completion_id = ? and "index" = ?',
+        [feedback.completion_id, feedback.choice_index],
+    ).fetchone()
+    # A streaming answer has no choices yet, and may already be voted on.
+    if choice is None and known[0] != "streaming":
+        raise NotFound(
+            f"completion {feedback.completion_id!r} has no choice {feedback.choice_index}",
+            param="choice_index",
+        )
+
+
+def feedback_of(row: Row) -> Feedback:
+    return Feedback(
+        id=row["id"],
+        created_at=row["created_at"],
+        completion_id=row["completion_id"],
+        choice_index=row["choice_index"],
+        principal=row["principal"],
+        kind=FeedbackKind(row["kind"]),
+        value=json.loads(row["value"]),
+        reason=row["reason"],
+        comment=row["comment"],
+        metadata=json.loads(row["metadata"]),
+        supersedes=row["supersedes"],
+    )

@@ -1,0 +1,152 @@
+"""The schema, as numbered steps: append-only, each in its own transaction, tracked by sqlite-utils.
+
+Facts (completions, feedback, activations, stage moves, audit) are appended; triggers refuse to change the two
+logs whose history people rely on. Erasing a person's text is the one exception, and it will have to drop those
+triggers by name in its own transaction, which is deliberate: it should not happen by accident.
+"""
+
+from sqlite_utils import Database, Migrations
+
+from store.errors import SchemaTooNew
+
+MIGRATIONS = Migrations("honed")
+
+
+@MIGRATIONS()
+def m001_answers_and_feedback(db: Database) -> None:
+    db.execute("""
+        create table completions (
+            id text primary key, created_at real not null, principal text not null, source text not null,
+            messages text not null, sampling text not null, adapter text, engine text not null,
+            status text not null, stored integer not null, prompt_tokens integer not null,
+            completion_tokens integer not null, first_token_s real, latency_s real, metadata text not null
+        ) strict""")
+    db.execute("create index completions_by_time on completions (created_at)")
+    db.execute("create index completions_by_status on completions (status)")
+    db.execute("""
+        create table completion_choices (
+            completion_id text not null references completions (id), "index" integer not null,
+            text text not null, finish_reason text, tokens integer not null,
+            primary key (completion_id, "index")
+        ) strict""")
+    db.execute("""
+        create table feedback (
+            seq integer primary key, id text not null unique, created_at real not null,
+            completion_id text not null references completions (id), choice_index integer not null,
+            principal text not null, kind text not null, value text not null, reason text, comment text,
+            metadata text not null, supersedes text
+        ) strict""")
+    db.execute(
+        "create index feedback_by_target on feedback (completion_id, choice_index, principal, kind, seq)"
+    )
+    db.execute("create index feedback_by_time on feedback (created_at)")
+    db.execute("""
+        create trigger feedback_is_append_only before update on feedback
+        begin select raise(abort, 'feedback is append-only'); end""")
+    db.execute("""
+        create view latest_feedback as
+        select f.* from feedback f join (
+            select max(seq) as seq from feedback group by completion_id, choice_index, principal, kind
+        ) l on l.seq = f.seq""")
+    db.execute("""
+        create table idempotency_keys (
+            principal text not null, key text not null, body_digest text not null,
+            feedback_id text not null references feedback (id), primary key (principal, key)
+        ) strict""")
+
+
+@MIGRATIONS()
+def m002_iterations_and_adapters(db: Database) -> None:
+    db.execute("""
+        create table iterations (
+            id integer primary key, stage text not null, "trigger" text not null, incumbent text,
+            candidate text, created_at real not null, updated_at real not null, finished_at real,
+            attempt integer not null, snapshot_digest text, reason text, config text not null,
+            counts text not null, progress text not null, report text
+        ) strict""")
+    db.execute("""
+        create table iteration_stages (
+            id integer primary key, iteration integer not null references iterations (id),
+            stage text not null, at real not null, note text
+        ) strict""")
+    db.execute("create index stages_by_iteration on iteration_stages (iteration, id)")
+    db.execute("""
+        create table iteration_examples (
+            iteration integer not null references iterations (id),
+            feedback_id text not null references feedback (id), completion_id text not null,
+            split text not null, form text not null, label integer, weight real not null,
+            primary key (iteration, feedback_id, form)
+        ) strict""")
+    db.execute("create index examples_by_completion on iteration_examples (completion_id)")
+    db.execute("create index examples_by_feedback on iteration_examples (feedback_id)")
+    db.execute("""
+        create table adapters (
+            version text primary key, parent text, iteration integer references iterations (id),
+            path text not null, digest text not null, status text not null, scale real not null,
+            created_at real not null
+        ) strict""")
+    db.execute("""
+        create table active (
+            id integer primary key check (id = 1), version text references adapters (version)
+        ) strict""")
+    db.execute("insert into active (id, version) values (1, null)")
+    db.execute("""
+        create table activations (
+            id integer primary key, at real not null, version text, previous text,
+            actor text not null, reason text not null
+        ) strict""")
+    db.execute("""
+        create table metrics (
+            iteration integer not null references iterations (id), name text not null, value real,
+            primary key (iteration, name)
+        ) strict""")
+    db.execute("""
+        create table gate_results (
+            id integer primary key, iteration integer not null references iterations (id),
+            metric text not null, value real, soft real, hard real, verdict text not null, reason text not null
+        ) strict""")
+    db.execute("create index gates_by_iteration on gate_results (iteration, id)")
+
+
+@MIGRATIONS()
+def m003_judgements_intents_audit_state(db: Database) -> None:
+    db.execute("""
+        create table judgements (
+            id integer primary key, completion_id text not null references completions (id),
+            choice_index integer not null, scorer text not null, score real not null, at real not null,
+            iteration integer references iterations (id), details text not null
+        ) strict""")
+    db.execute("create index judgements_by_completion on judgements (completion_id)")
+    db.execute("""
+        create table intents (
+            id text primary key, created_at real not null, kind text not null, principal text not null,
+            reason text not null, arguments text not null, status text not null, outcome text not null,
+            updated_at real
+        ) strict""")
+    db.execute("create index intents_by_status on intents (status, created_at)")
+    db.execute("""
+        create table audit (
+            id integer primary key, at real not null, actor text not null, action text not null,
+            subject text not null, reason text not null, details text not null
+        ) strict""")
+    for change in ("update", "delete"):
+        db.execute(f"""
+            create trigger audit_refuses_{change} before {change} on audit
+            begin select raise(abort, 'the audit log is append-only'); end""")
+    db.execute("create table service_state (key text primary key, value text not null) strict")
+
+
+def pending(db: Database) -> list[str]:
+    """Names of the steps this database still lacks.
+
+    Raises:
+        SchemaTooNew: it has steps this code does not know.
+    """
+    known = {migration.name for migration in MIGRATIONS._migrations}
+    unknown = sorted({migration.name for migration in MIGRATIONS.applied(db)} - known)
+    if unknown:
+        raise SchemaTooNew(
+            f"the database was written by a newer honed (it has {', '.join(unknown)}); "
+            "install that version, or restore the snapshot made before it was upgraded"
+        )
+    return [migration.name for migration in MIGRATIONS.pending(db)]

@@ -1,0 +1,240 @@
+"""How the store reaches SQLite: one writer thread that commits in groups, and read-only readers.
+
+One connection writes and checkpoints, ever: SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections do.
+Writes queue up; whatever waits is run in one `BEGIN IMMEDIATE` transaction, each piece inside its own savepoint
+(so a failing one takes nobody with it), and committed with one fsync. Callers hear back after the commit.
+"""
+
+import contextlib
+import logging
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlite_utils import Database
+
+from store.errors import HonedError
+from store.failpoints import failpoint
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Row = sqlite3.Row
+Work = Callable[[Database], Any]
+Parameters = Sequence[Any] | Mapping[str, Any]
+
+#: How long a reader waits for a lock, milliseconds. Only a migration ever makes one wait.
+BUSY_TIMEOUT_MS = 5000
+#: Most pieces of work one commit carries: bounds how long the first of them waits.
+GROUP = 512
+
+
+class Session(Protocol):
+    """What a repository is given: a way to read and a way to write."""
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]: ...
+
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        """Run `work` in a transaction and return its value after the commit.
+
+        `marks` names failpoint families ("feedback") that guard the commit carrying this work.
+        """
+        ...
+
+
+def connect_writer(path: Path) -> Database:
+    """The one connection that writes. Autocommit mode: transactions are opened by hand."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on", "trusted_schema=off"):
+        connection.execute(f"pragma {pragma}")
+    connection.execute(f"pragma busy_timeout={BUSY_TIMEOUT_MS}")
+    return Database(connection, execute_plugins=False)
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write, whatever it is asked to do."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    for pragma in ("query_only=on", "trusted_schema=off", f"busy_timeout={BUSY_TIMEOUT_MS}"):
+        connection.execute(f"pragma {pragma}")
+    return connection
+
+
+class Job:
+    """One piece of work waiting for its commit."""
+
+    def __init__(self, work: Work, marks: frozenset[str]) -> None:
+        self.work, self.marks = work, marks
+        self.done: Future[Any] = Future()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class Writer:
+    """The writer thread."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._closed = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def submit(self, work: Callable[[Database], T], marks: frozenset[str]) -> T:
+        """Queue work and wait until it is on disk.
+
+        Raises:
+            HonedError: the store is closed; nothing was written.
+        """
+        if threading.current_thread() is self._thread:
+            raise HonedError("a write inside a transaction must go through that transaction's own store")
+        if not self.alive:
+            raise HonedError("the store is closed")
+        job = Job(work, marks)
+        self._queue.put(job)
+        value: T = job.done.result()
+        return value
+
+    def close(self) -> None:
+        """Commit what is queued, fold the WAL back into the database, close."""
+        self._queue.put(None)
+        self._thread.join()
+        with contextlib.suppress(sqlite3.OperationalError):  # a reader may still hold the WAL; it stays valid
+            self.db.conn.execute("pragma wal_checkpoint(truncate)")
+        self.db.conn.close()
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            first = self._queue.get()
+            group = [first] if first is not None else []
+            open_ = first is not None
+            while open_ and len(group) < GROUP:
+                try:
+                    job = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if job is None:
+                    open_ = False
+                    break
+                group.append(job)
+            if group:
+                self._commit(group)
+        self._refuse_the_rest()
+
+    def _refuse_the_rest(self) -> None:
+        """Whoever queued after the close must hear about it, not wait for ever."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._queue.get_nowait()
+                if job is not None:
+                    job.done.set_exception(HonedError("the store is closed"))
+
+    def _commit(self, group: list[Job]) -> None:
+        marks = frozenset().union(*(job.marks for job in group))
+        try:
+            self.db.conn.execute("begin immediate")
+            for job in group:
+                self._run_one(job)
+            for mark in sorted(marks):
+                failpoint(f"{mark}.before_commit")
+            self.db.conn.execute("commit")
+        except BaseException as error:  # the disk is full or failing: nobody in the group was written
+            log.exception("a group of %d writes failed", len(group))
+            if self.db.conn.in_transaction:
+                self.db.conn.execute("rollback")
+            for job in group:
+                job.done.set_exception(error)
+            return
+        for mark in sorted(marks):
+            failpoint(f"{mark}.after_commit")
+        for job in group:
+            if job.error is not None:
+                job.done.set_exception(job.error)
+            else:
+                job.done.set_result(job.value)
+
+    def _run_one(self, job: Job) -> None:
+        self.db.conn.execute("savepoint job")
+        try:
+            job.value = job.work(self.db)
+        except Exception as error:
+            job.error = error
+            if not self.db.conn.in_transaction:
+                raise  # the error destroyed the whole transaction, not just this savepoint
+            self.db.conn.execute("rollback to job")
+        self.db.conn.execute("release job")
+
+
+class Readers:
+    """One read-only connection per thread that asks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect_reader(self._path)
+            self._local.connection = connection
+            with self._lock:
+                self._all.append(connection)
+        return connection.execute(sql, parameters).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            for connection in self._all:
+                connection.close()
+            self._all.clear()
+
+
+class Live:
+    """The service's session: readers beside the writer."""
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self.writer, self.readers = writer, readers
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        return self.readers.rows(sql, parameters)
+
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        return self.writer.submit(work, marks)
+
+
+class Inside:
+    """A session inside one transaction on the writer thread: reads see its own writes."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        return list(self.db.execute(sql, parameters).fetchall())
+
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the outer commit is the one that is guarded
+        return work(self.db)
+
+
+class ReadOnly:
+    """A session that refuses to write."""
+
+    def __init__(self, readers: Readers) -> None:
+        self.readers = readers
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
+        return self.readers.rows(sql, parameters)
+
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the Session protocol
+        raise HonedError("this store was opened for reading only")
