@@ -6,7 +6,7 @@ their log-probabilities give them away. Checked after every load, before any use
 
 from collections.abc import Sequence
 
-from daemon.runtime import Runtime, reference
+from daemon.runtime import Runtime
 from policies.spec import AttestationRow
 from store.errors import AttestationFailed, HonedError
 from store.records import Adapter, Message
@@ -62,7 +62,7 @@ async def load_and_attest(runtime: Runtime, adapter: Adapter, rows: Sequence[Att
     resident = adapter.version in await runtime.engine.resident()
     if resident and adapter.version in runtime.attested:
         return
-    await runtime.engine.load(reference(adapter))
+    await runtime.engine.load(runtime.reference(adapter))
     try:
         await attest(runtime, adapter.version, rows)
     except HonedError:

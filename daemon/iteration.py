@@ -14,7 +14,7 @@ from daemon import gate, trainer
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.promote import Settlement, settle
-from daemon.runtime import Runtime, adapter_directory
+from daemon.runtime import Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
 from judge.pairs import Preferences, build, shortage
 from policies import spec
@@ -156,7 +156,7 @@ def describe(runtime: Runtime, iteration: Iteration, report: spec.Report) -> Ada
         version=report.version,
         parent=iteration.incumbent,
         iteration=iteration.id,
-        path=adapter_directory(runtime.run_directory(iteration.id)),
+        path=adapter_path(iteration.id),
         digest=report.adapter_digest,
         status=AdapterStatus.CANDIDATE,
         scale=report.scale,

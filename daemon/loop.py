@@ -7,7 +7,6 @@ rollback, pause and status work while one trains.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from daemon import iteration, promote, schedule
 from daemon.runtime import Runtime
@@ -26,7 +25,7 @@ class Loop:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.task: asyncio.Task[Iteration] | None = None
-        self.actions: dict[IntentKind, Callable[[Intent], Awaitable[dict[str, Any]]]] = {
+        self.actions: dict[IntentKind, Callable[[Intent], Awaitable[None]]] = {
             IntentKind.PROMOTE: self._promote,
             IntentKind.ROLLBACK: self._roll_back,
             IntentKind.PAUSE: self._pause,
@@ -73,21 +72,22 @@ class Loop:
                 if intent.status is IntentStatus.PENDING and self.task is None:
                     await self.start(f"manual: {intent.reason}", intent)
                 continue
-            status, outcome = await self.act(intent)
-            await asyncio.to_thread(self.runtime.store.intents.update, intent.id, status, outcome)
+            await self.act(intent)
 
-    async def act(self, intent: Intent) -> tuple[IntentStatus, dict[str, Any]]:
-        """Do it; an action that honed refuses is an outcome, not a crash of the loop."""
-        action = self.actions.get(intent.kind)
-        if action is None:
-            return IntentStatus.REFUSED, {"message": f"{intent.kind} is not something the loop does"}
+    async def act(self, intent: Intent) -> None:
+        """Do it; an action that honed refuses is an outcome, not a crash of the loop.
+
+        What succeeds closes its intent in its own transaction.
+        """
         try:
-            return IntentStatus.DONE, await action(intent)
+            await self.actions[intent.kind](intent)
+            return
         except (RefusedByGate, Invalid) as error:
-            return IntentStatus.REFUSED, {"message": str(error)}
+            status, message = IntentStatus.REFUSED, str(error)
         except HonedError as error:
             log.warning("%s failed: %s", intent.kind, error)
-            return IntentStatus.FAILED, {"message": str(error)}
+            status, message = IntentStatus.FAILED, str(error)
+        await asyncio.to_thread(self.runtime.store.intents.update, intent.id, status, {"message": message})
 
     async def start_if_due(self) -> None:
         """Ask the schedule; write its answer where status pages read it."""
@@ -145,31 +145,31 @@ class Loop:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
 
-    async def _promote(self, intent: Intent) -> dict[str, Any]:
-        version = str(intent.arguments["version"])
-        served = await promote.promote(self.runtime, version, actor=intent.principal, reason=intent.reason)
-        return {"serving": served}
+    async def _promote(self, intent: Intent) -> None:
+        await promote.promote(self.runtime, str(intent.arguments["version"]), order(intent))
 
-    async def _roll_back(self, intent: Intent) -> dict[str, Any]:
-        version = intent.arguments.get("version")
-        served = await promote.roll_back(self.runtime, version, actor=intent.principal, reason=intent.reason)
-        return {"serving": served}
+    async def _roll_back(self, intent: Intent) -> None:
+        await promote.roll_back(self.runtime, intent.arguments.get("version"), order(intent))
 
-    async def _pause(self, intent: Intent) -> dict[str, Any]:
-        return await self._set_paused(intent, paused=True)
+    async def _pause(self, intent: Intent) -> None:
+        await self._set_paused(intent, paused=True)
 
-    async def _resume(self, intent: Intent) -> dict[str, Any]:
-        return await self._set_paused(intent, paused=False)
+    async def _resume(self, intent: Intent) -> None:
+        await self._set_paused(intent, paused=False)
 
-    async def _set_paused(self, intent: Intent, *, paused: bool) -> dict[str, Any]:
+    async def _set_paused(self, intent: Intent, *, paused: bool) -> None:
         def commit(tx: Store) -> None:
             tx.state.set(PAUSED, paused)
+            tx.intents.update(intent.id, IntentStatus.DONE, {"paused": paused})
             tx.audit.add(
                 actor=intent.principal, action=intent.kind.value, subject="schedule", reason=intent.reason
             )
 
         await asyncio.to_thread(self.runtime.store.atomic, commit)
-        return {"paused": paused}
+
+
+def order(intent: Intent) -> promote.Order:
+    return promote.Order(intent.principal, intent.reason, intent.id)
 
 
 def look(runtime: Runtime, *, running: bool) -> schedule.Situation:

@@ -14,7 +14,7 @@ from policies.spec import Report
 from store.db import Store
 from store.errors import Invalid, RefusedByGate
 from store.failpoints import failpoint
-from store.records import BASE, SERVABLE, Adapter, AdapterStatus, Iteration, Stage
+from store.records import BASE, SERVABLE, Adapter, AdapterStatus, IntentStatus, Iteration, Stage
 
 STAGES = {Outcome.PROMOTE: Stage.ACTIVE, Outcome.HOLD: Stage.HELD, Outcome.REJECT: Stage.REJECTED}
 STATUSES = {
@@ -64,6 +64,23 @@ def record(tx: Store, settlement: Settlement) -> None:
         reason=decision.reason,
         details={"iteration": iteration.id, "scale": report.scale},
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants it, why, and the intent it answers.
+
+    The intent is closed in the transaction that carries it out: closed later, a crash in between would make
+    the restarted loop carry it out twice, and two rollbacks go one version too far.
+    """
+
+    actor: str
+    reason: str
+    intent: str | None = None
+
+    def close(self, tx: Store, serving: str) -> None:
+        if self.intent is not None:
+            tx.intents.update(self.intent, IntentStatus.DONE, {"serving": serving})
 
 
 async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
@@ -149,7 +166,7 @@ async def make_ready(runtime: Runtime, adapter: Adapter) -> None:
     await load_and_attest(runtime, adapter, rows)
 
 
-async def roll_back(runtime: Runtime, version: str | None, *, actor: str, reason: str) -> str:
+async def roll_back(runtime: Runtime, version: str | None, order: Order) -> str:
     """Serve an earlier version (or base) again. Returns what is served now. No gate: it passed one before."""
     store = runtime.store
     target = await asyncio.to_thread(rollback_target, store, version)
@@ -159,16 +176,14 @@ async def roll_back(runtime: Runtime, version: str | None, *, actor: str, reason
 
     def commit(tx: Store) -> None:
         left = tx.adapters.active()
-        tx.adapters.activate(to, actor=actor, reason=reason, retire_as=AdapterStatus.ROLLED_BACK)
-        if left is not None and left.iteration is not None:
-            tx.iterations.move(left.iteration, Stage.ROLLED_BACK, note=reason, changes={"reason": reason})
-        tx.audit.add(
-            actor=actor,
-            action="rollback",
-            subject=to or BASE,
-            reason=reason,
-            details={"from": left.version if left else BASE},
+        tx.adapters.activate(
+            to, actor=order.actor, reason=order.reason, retire_as=AdapterStatus.ROLLED_BACK
         )
+        if left is not None and left.iteration is not None:
+            tx.iterations.move(
+                left.iteration, Stage.ROLLED_BACK, note=order.reason, changes={"reason": order.reason}
+            )
+        record_move(tx, "rollback", order, to=to or BASE, left=left)
         failpoint("rollback.before_commit")
 
     await asyncio.to_thread(store.atomic, commit)
@@ -177,7 +192,7 @@ async def roll_back(runtime: Runtime, version: str | None, *, actor: str, reason
     return to or BASE
 
 
-async def promote(runtime: Runtime, version: str, *, actor: str, reason: str) -> str:
+async def promote(runtime: Runtime, version: str, order: Order) -> str:
     """Serve a version because a person says so: a held one, or one that was served before.
 
     Raises:
@@ -196,17 +211,20 @@ async def promote(runtime: Runtime, version: str, *, actor: str, reason: str) ->
 
     def commit(tx: Store) -> None:
         left = tx.adapters.active()
-        tx.adapters.activate(version, actor=actor, reason=reason)
+        tx.adapters.activate(version, actor=order.actor, reason=order.reason)
         if adapter.iteration is not None:
-            tx.iterations.move(adapter.iteration, Stage.ACTIVE, note=reason, changes={"reason": reason})
-        tx.audit.add(
-            actor=actor,
-            action="promote",
-            subject=version,
-            reason=reason,
-            details={"from": left.version if left else BASE},
-        )
+            tx.iterations.move(
+                adapter.iteration, Stage.ACTIVE, note=order.reason, changes={"reason": order.reason}
+            )
+        record_move(tx, "promote", order, to=version, left=left)
 
     await asyncio.to_thread(store.atomic, commit)
     await unload_surplus(runtime)
     return version
+
+
+def record_move(tx: Store, action: str, order: Order, *, to: str, left: Adapter | None) -> None:
+    """The audit row of a moved pointer, and the end of the intent that asked for it."""
+    details = {"from": left.version if left else BASE}
+    tx.audit.add(actor=order.actor, action=action, subject=to, reason=order.reason, details=details)
+    order.close(tx, to)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.config import Config
+from daemon.state_files import ITERATIONS
 from policies import spec
 from policies.engine import AdapterRef, Engine
 from store.db import Store
@@ -33,14 +34,18 @@ class Runtime:
         return self.config.store.directory
 
     def run_directory(self, iteration: int) -> Path:
-        return self.directory / "iterations" / f"{iteration:04d}"
+        return self.directory / run_path(iteration)
+
+    def reference(self, adapter: Adapter) -> AdapterRef:
+        """What the engine needs to load a recorded adapter."""
+        return AdapterRef(adapter.version, self.directory / adapter.path, adapter.digest)
 
 
-def reference(adapter: Adapter) -> AdapterRef:
-    """What the engine needs to load a recorded adapter."""
-    return AdapterRef(adapter.version, adapter.path, adapter.digest)
+def run_path(iteration: int) -> Path:
+    """Where a run lies below the state directory. Recorded paths are relative, so that state can be moved."""
+    return Path(ITERATIONS) / f"{iteration:04d}"
 
 
-def adapter_directory(run_directory: Path) -> Path:
-    """Where a run leaves its adapter."""
-    return run_directory / spec.ADAPTER
+def adapter_path(iteration: int) -> Path:
+    """Where a run leaves its adapter, below the state directory."""
+    return run_path(iteration) / spec.ADAPTER

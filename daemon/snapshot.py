@@ -62,7 +62,7 @@ def trainer_spec(
         version=version,
         model=str(runtime.model.resolve()),
         base_digest=runtime.base_digest,
-        incumbent=str(incumbent.path.resolve()) if incumbent else None,
+        incumbent=str(runtime.reference(incumbent).path.resolve()) if incumbent else None,
         incumbent_digest=incumbent.digest if incumbent else None,
         lora=spec.LoraSpec(
             rank=train.rank, alpha=train.alpha, top_layers=None if train.layers == "all" else train.layers

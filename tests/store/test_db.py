@@ -1,0 +1,189 @@
+"""The writer, transactions, migrations, the lock, and death at any moment."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from store.db import StateLock, Store
+from store.errors import AlreadyRunning, HonedError, NotFound, SchemaTooNew
+from store.migrations import MIGRATIONS
+from tests.store.conftest import completion, event
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_settings_that_durability_rests_on_are_in_force(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "honed.db") as store:
+        session = store.atomic(lambda tx: tx._session)
+        assert session.rows("pragma journal_mode")[0][0] == "wal"
+        assert session.rows("pragma synchronous")[0][0] == 2
+        assert session.rows("pragma foreign_keys")[0][0] == 1
+
+
+def test_every_table_is_strict(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "honed.db"):
+        pass
+    db = Database(str(tmp_path / "honed.db"))
+    tables = [table for table in db.tables if not table.name.startswith(("_", "sqlite_"))]
+    assert len(tables) >= 14
+    assert [table.name for table in tables if not table.strict] == []
+    db.close()
+
+
+def test_a_transaction_is_all_or_nothing_and_sees_itself(store: Store) -> None:
+    def work(tx: Store) -> None:
+        tx.state.set("a", 1)
+        assert tx.state.get("a") == 1
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        store.atomic(work)
+    assert store.state.get("a") is None
+
+
+def test_a_failing_write_takes_none_of_its_group_with_it(store: Store) -> None:
+    store.completions.begin(completion("c1"))
+    errors: list[BaseException] = []
+
+    def vote(number: int) -> None:
+        target = "nope" if number % 3 == 0 else "c1"
+        try:
+            store.feedback.add(event(f"f{number}", target, principal=f"p{number}"))
+        except NotFound as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=vote, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (store.feedback.count(), len(errors)) == (40, 20)
+
+
+def test_a_write_from_inside_a_transaction_through_the_outer_store_is_an_error_not_a_deadlock(
+    store: Store,
+) -> None:
+    with pytest.raises(HonedError, match="own store"):
+        store.atomic(lambda _tx: store.state.set("a", 1))
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "honed.db")
+    store.close()
+    with pytest.raises(HonedError, match="closed"):
+        store.state.set("a", 1)
+    assert not store.writable
+
+
+def test_a_reader_sees_what_is_committed_and_cannot_write(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "honed.db") as store, Store.read_only(tmp_path / "honed.db") as reader:
+        store.state.set("a", {"b": [1, None]})
+        assert reader.state.get("a") == {"b": [1, None]}
+        with pytest.raises(HonedError, match="reading only"):
+            reader.state.set("a", 2)
+
+
+def test_reading_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        Store.read_only(tmp_path / "none.db")
+
+
+def test_opening_again_migrates_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "honed.db"
+    with Store.open(path) as store:
+        store.state.set("a", 1)
+    with Store.open(path) as store:
+        assert store.state.get("a") == 1
+    assert list(tmp_path.glob("*.before-*")) == []
+
+
+@pytest.mark.parametrize("count", range(1, 3))
+def test_an_older_database_is_copied_aside_and_brought_up_to_date(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "honed.db"
+    names = [migration.name for migration in MIGRATIONS._migrations]
+    old = Database(str(path))
+    MIGRATIONS.apply(old, stop_before=names[count])
+    old.close()
+    with pytest.raises(HonedError, match="older version"):
+        Store.read_only(path)
+    with Store.open(path) as store:
+        store.state.set("a", 1)
+    assert [file.name for file in tmp_path.glob("*.before-*")] == [f"honed.db.before-{names[count]}"]
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "honed.db"
+    with Store.open(path):
+        pass
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "insert into _sqlite_migrations (migration_set, name, applied_at) values ('honed', 'm999_future', 'later')"
+    )
+    connection.commit()
+    connection.close()
+    for open_ in (Store.open, Store.read_only):
+        with pytest.raises(SchemaTooNew, match="m999_future"):
+            open_(path)
+
+
+def test_the_lock_names_who_holds_it(tmp_path: Path) -> None:
+    with StateLock(tmp_path / "lock"), pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}"):
+        StateLock(tmp_path / "lock").__enter__()
+    with StateLock(tmp_path / "lock"):
+        pass
+
+
+VOTER = """
+import sys
+from pathlib import Path
+from store.db import Store
+sys.path.insert(0, {root!r})
+from tests.store.conftest import completion, event
+store = Store.open(Path({path!r}))
+if store.completions.find("c1") is None:
+    store.completions.begin(completion("c1"))
+print("ready", flush=True)
+for number in range(100000):
+    stored = store.feedback.add(event(f"{run}-{{number}}", principal=f"p{{number}}"))
+    print(stored.id, flush=True)
+"""
+
+
+@pytest.mark.parametrize("point", [None, "feedback.before_commit", "feedback.after_commit"])
+def test_what_was_acknowledged_before_a_sigkill_is_there_exactly_once(
+    tmp_path: Path, point: str | None
+) -> None:
+    path = tmp_path / "honed.db"
+    acknowledged: list[str] = []
+    for run in range(3):
+        code = VOTER.format(root=str(ROOT), path=str(path), run=run)
+        environment = {**os.environ, **({"HONED_FAILPOINT": point} if point else {})}
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline().strip() == "ready"
+        for _ in range(25 * (run + 1)):
+            line = child.stdout.readline()
+            if not line:
+                break
+            acknowledged.append(line.strip())
+        child.send_signal(signal.SIGKILL)
+        acknowledged += [line.strip() for line in child.stdout if line.endswith("\n")]
+        child.stdout.close()
+        assert child.wait(30) == -signal.SIGKILL
+    with Store.open(path) as store:
+        kept = [e.id for e in store.feedback.events("c1")]
+    assert len(kept) == len(set(kept))
+    assert set(acknowledged) <= set(kept)
+    if point is None:
+        assert len(acknowledged) >= 75
+    if point == "feedback.after_commit":
+        assert len(kept) == 3, "each run wrote one vote and died before it could say so"

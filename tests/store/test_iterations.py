@@ -1,0 +1,92 @@
+"""Iterations: moves, lineage, verdicts, reports."""
+
+import math
+
+import pytest
+
+from store.db import Store
+from store.errors import Invalid, NotFound
+from store.records import Example, GateResult, Split, Stage, Verdict
+from tests.store.conftest import Clock, completion, event
+
+
+def test_an_iteration_moves_and_every_move_is_kept(store: Store, clock: Clock) -> None:
+    begun = store.iterations.begin(trigger="manual", incumbent=None, config={"a": 1})
+    clock.now = 1010.0
+    store.iterations.move(begun.id, Stage.COLLECTING, note="go", changes={"counts": {"kto_up": 3}})
+    clock.now = 1020.0
+    ended = store.iterations.move(begun.id, Stage.REJECTED, changes={"reason": "KL", "candidate": "it0001-x"})
+    assert (ended.stage, ended.reason, ended.candidate) == (Stage.REJECTED, "KL", "it0001-x")
+    assert (ended.created_at, ended.finished_at, ended.counts, ended.config) == (
+        1000.0,
+        1020.0,
+        {"kto_up": 3},
+        {"a": 1},
+    )
+    assert [(e.stage, e.at, e.note) for e in store.iterations.stages(begun.id)] == [
+        (Stage.QUEUED, 1000.0, "manual"),
+        (Stage.COLLECTING, 1010.0, "go"),
+        (Stage.REJECTED, 1020.0, None),
+    ]
+
+
+def test_running_is_the_unfinished_one(store: Store) -> None:
+    assert store.iterations.running() is None
+    first = store.iterations.begin(trigger="a", incumbent=None, config={})
+    assert store.iterations.running() == first
+    store.iterations.move(first.id, Stage.FAILED)
+    assert store.iterations.running() is None
+    second = store.iterations.begin(trigger="b", incumbent=None, config={})
+    assert store.iterations.last() == second
+    assert [i.id for i in store.iterations.list()] == [second.id, first.id]
+    assert [i.id for i in store.iterations.list(before=second.id)] == [first.id]
+
+
+def test_a_rollback_later_keeps_the_time_it_finished(store: Store, clock: Clock) -> None:
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    store.iterations.move(begun.id, Stage.ACTIVE)
+    clock.now = 5000.0
+    assert store.iterations.move(begun.id, Stage.ROLLED_BACK).finished_at == 1000.0
+
+
+def test_what_never_changes_cannot_be_changed(store: Store) -> None:
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    with pytest.raises(Invalid, match="config"):
+        store.iterations.move(begun.id, Stage.TRAINING, changes={"config": {}})
+    with pytest.raises(NotFound):
+        store.iterations.move(99, Stage.TRAINING)
+
+
+def test_lineage_is_found_from_both_ends(store: Store) -> None:
+    store.completions.begin(completion("c1"))
+    store.feedback.add(event("f1"))
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    example = Example(begun.id, "f1", "c1", Split.TRAIN, "kto", True, 0.5)
+    store.iterations.add_examples([example])
+    assert store.iterations.examples(begun.id) == [example]
+    assert [i.id for i in store.iterations.trained_by("c1")] == [begun.id]
+    assert store.iterations.trained_by("c2") == []
+
+
+def test_measurements_verdicts_and_reports_are_kept(store: Store) -> None:
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    store.metrics.add(begun.id, {"kl/step_token": 0.1, "broken": math.nan})
+    gate = GateResult(begun.id, "kl/step_token", 0.1, 0.2, 0.3, Verdict.PASS, "fine")
+    unmeasured = GateResult(begun.id, "shape/empty", math.nan, None, 0.1, Verdict.FAIL, "nan")
+    store.iterations.add_gates([gate, unmeasured])
+    store.iterations.save_report(begun.id, {"samples": ["ä"]})
+    store.iterations.set_progress(begun.id, {"done": 1})
+    assert store.metrics.get(begun.id) == {"kl/step_token": 0.1}
+    first, second = store.iterations.gates(begun.id)
+    assert first == gate
+    assert (second.value, second.verdict) == (None, Verdict.FAIL)
+    assert store.iterations.report(begun.id) == {"samples": ["ä"]}
+    assert store.iterations.progress(begun.id) == {"done": 1}
+
+
+def test_stage_moves_can_be_tailed(store: Store) -> None:
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    ((first, entry),) = store.iterations.stages_since(0)
+    assert entry.stage is Stage.QUEUED
+    store.iterations.move(begun.id, Stage.TRAINING)
+    assert [e.stage for _, e in store.iterations.stages_since(first)] == [Stage.TRAINING]
