@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ApiConfig(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     host: str = "127.0.0.1"
     """Address to listen on. Without `keys_file` only loopback names are answered."""
@@ -30,3 +30,5 @@ class ApiConfig(BaseModel):
     """Days for which `x-honed-receipt` lets a browser vote on the answer it came with."""
     events_poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two looks at the store for `GET /v1/events`."""
+    drain_seconds: int = Field(default=20, ge=1, le=3600)
+    """Seconds that running answers have to finish when the service is told to stop."""

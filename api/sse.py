@@ -62,7 +62,7 @@ class EventStream(Response):
         self.headers["content-type"] = "text/event-stream; charset=utf-8"
         self.frames = frames
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         await while_connected(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:

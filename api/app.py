@@ -1,0 +1,47 @@
+"""The app, as a value: give it a store, an engine and settings, and it speaks HTTP for them."""
+
+import secrets
+import time
+from collections.abc import Callable
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from api import auth, errors
+from api.config import ApiConfig
+from api.deps import Services
+from api.middleware import BodyLimit, RequestContext
+from api.routes import chat, feedback, health, models, operator, pages
+from policies.engine import Engine
+from store.db import Store
+
+
+def create_app(
+    *,
+    store: Store,
+    engine: Engine,
+    settings: ApiConfig,
+    clock: Callable[[], float] = time.time,
+    secret: bytes | None = None,
+) -> FastAPI:
+    """Build the app. Starting and closing store and engine stays with the caller.
+
+    `secret` signs receipts; without one they hold until the process ends.
+
+    Raises:
+        ConfigError: the keys file is not what it should be.
+    """
+    keys = None if settings.keys_file is None else auth.load_keys(settings.keys_file)
+    services = Services(store, engine, settings, clock, secret or secrets.token_bytes(32), keys)
+    # No interactive docs: theirs come from another host. docs/http-api.md and /openapi.json say the same.
+    app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.services = services
+    app.state.templates = pages.templates()
+    errors.install(app)
+    for room in (chat, models, feedback, operator, health, pages):
+        app.include_router(room.router)
+    app.mount("/static", StaticFiles(directory=pages.WEB / "static"), name="static")
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    # Added last, so outermost: it names the request before anything can fail.
+    app.add_middleware(RequestContext, services=services)
+    return app

@@ -1,0 +1,77 @@
+"""What every route is given: the services of this app, and who is asking."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api import auth, receipts
+from api.auth import Key, Principal, Scope
+from api.config import ApiConfig
+from api.meters import Meters
+from policies.engine import Engine
+from store.db import Store
+from store.records import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """`keys` None is open mode; `secret` signs receipts."""
+
+    store: Store
+    engine: Engine
+    settings: ApiConfig
+    clock: Callable[[], float]
+    secret: bytes
+    keys: tuple[Key, ...] | None
+    meters: Meters = field(default_factory=Meters)
+
+    def receipt(self, completion: Completion) -> str:
+        expires = completion.created_at + self.settings.receipt_days * 86_400
+        return receipts.sign(receipts.Receipt(completion.id, completion.principal, expires), self.secret)
+
+
+def services_of(request: Request) -> Services:
+    services = request.app.state.services
+    if not isinstance(services, Services):
+        raise TypeError("the app was not made by create_app")
+    return services
+
+
+Given = Annotated[Services, Depends(services_of)]
+
+
+def _with_scope(scope: Scope) -> Callable[[Request], Principal]:
+    def principal(request: Request) -> Principal:
+        found = auth.identify(request.headers, services_of(request).keys)
+        found.require(scope)
+        return found
+
+    return principal
+
+
+Chatter = Annotated[Principal, Depends(_with_scope("chat"))]
+Operator = Annotated[Principal, Depends(_with_scope("operate"))]
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """Who gives feedback; `only` is the one completion a receipt speaks for, None for a key."""
+
+    principal: Principal
+    only: str | None = None
+
+
+def _voter(request: Request) -> Voter:
+    services = services_of(request)
+    text = request.headers.get("x-honed-receipt")
+    if text is None:
+        principal = auth.identify(request.headers, services.keys)
+        principal.require("feedback")
+        return Voter(principal)
+    receipt = receipts.verify(text, services.secret, now=services.clock())
+    return Voter(Principal(receipt.principal, frozenset({"feedback"})), receipt.completion_id)
+
+
+Votes = Annotated[Voter, Depends(_voter)]

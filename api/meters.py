@@ -1,0 +1,43 @@
+"""What Prometheus is told. One registry per app, so that two apps in a process never mix their numbers."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from policies.engine import EngineHealth
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Meters:
+    """Counters moved as things happen, and gauges set when they are read."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        made = self.registry
+        self.requests = Counter(
+            "honed_requests", "HTTP requests", ["route", "method", "status"], registry=made
+        )
+        self.completions = Counter("honed_completions", "Chat answers by outcome", ["status"], registry=made)
+        self.tokens = Counter("honed_tokens", "Tokens read and written", ["kind"], registry=made)
+        self.first_token = Histogram(
+            "honed_time_to_first_token_seconds", "Admission to first token", buckets=SECONDS, registry=made
+        )
+        self.duration = Histogram(
+            "honed_completion_seconds", "Admission to last token", buckets=SECONDS, registry=made
+        )
+        self.feedback = Counter("honed_feedback", "Feedback taken", ["kind"], registry=made)
+        self.running = Gauge("honed_engine_running", "Requests being decoded", registry=made)
+        self.waiting = Gauge("honed_engine_queue_depth", "Requests waiting for a place", registry=made)
+        self.ready = Gauge("honed_engine_ready", "1 when the engine answers", registry=made)
+        self.adapter = Info("honed_active_adapter", "What the alias `honed` is answered by", registry=made)
+        self.iterations = Gauge("honed_iterations", "Iterations by stage", ["stage"], registry=made)
+
+    def render(self, health: EngineHealth, *, adapter: str, stages: dict[str, int]) -> bytes:
+        """The exposition text, its gauges set first. `stages`: stage -> iterations that stand there."""
+        self.running.set(health.running)
+        self.waiting.set(health.waiting)
+        self.ready.set(health.ready)
+        self.adapter.info({"version": adapter})
+        self.iterations.clear()
+        for stage, count in stages.items():
+            self.iterations.labels(stage).set(count)
+        return generate_latest(self.registry)

@@ -1,0 +1,64 @@
+"""Probes and metrics. `/healthz`: this process is worth keeping. `/readyz`: it answers people now."""
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+
+from api.deps import Given, Operator, Services
+from store.records import BASE
+
+router = APIRouter()
+
+#: Iterations counted for the gauge by stage.
+COUNTED = 10_000
+
+
+async def store_problem(services: Services) -> str | None:
+    """What is wrong with the store, in words; None when it reads and its writer lives."""
+    if not services.store.writable:
+        return "store: the writer has stopped"
+    try:
+        await asyncio.to_thread(services.store.completions.count)
+    except Exception as error:
+        return f"store: {error}"
+    return None
+
+
+async def engine_problem(services: Services) -> str | None:
+    try:
+        health = await services.engine.health()
+    except Exception as error:
+        return f"engine: {error}"
+    return None if health.ready else f"engine: not ready {health.detail}".rstrip()
+
+
+def verdict(problems: list[str]) -> Response:
+    answer: dict[str, Any] = {"status": "unavailable" if problems else "ok", "reasons": problems}
+    return JSONResponse(answer, 503 if problems else 200, {"cache-control": "no-store"})
+
+
+@router.get("/healthz")
+@router.get("/health")
+async def healthz(services: Given) -> Response:
+    return verdict([] if services.store.writable else ["store: the writer has stopped"])
+
+
+@router.get("/readyz")
+async def readyz(services: Given) -> Response:
+    found = [await store_problem(services), await engine_problem(services)]
+    return verdict([problem for problem in found if problem])
+
+
+@router.get("/metrics")
+async def metrics(services: Given, _: Operator) -> Response:
+    active = await asyncio.to_thread(services.store.adapters.active)
+    iterations = await asyncio.to_thread(services.store.iterations.list, limit=COUNTED)
+    text = services.meters.render(
+        await services.engine.health(),
+        adapter=active.version if active else BASE,
+        stages=Counter(one.stage.value for one in iterations),
+    )
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

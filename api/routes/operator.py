@@ -1,0 +1,152 @@
+"""What operators read, and the one door through which they act: an intent row that the loop picks up."""
+
+import asyncio
+import re
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from api import sse, views
+from api.auth import Principal
+from api.deps import Given, Operator, Services
+from api.events import follow_store
+from api.schemas import OperatorRequest
+from store.errors import Invalid
+from store.records import BASE, Intent, IntentKind, IntentStatus
+
+router = APIRouter()
+
+#: What the loop acts on.
+SUPPORTED_INTENTS = frozenset(
+    (IntentKind.TRAIN, IntentKind.PROMOTE, IntentKind.ROLLBACK, IntentKind.PAUSE, IntentKind.RESUME)
+)
+#: Moves of what people are answered by: never without saying why.
+NEEDS_REASON = frozenset((IntentKind.PROMOTE, IntentKind.ROLLBACK))
+
+#: SQLite's largest integer: what is above it cannot be looked up.
+MOST = 2**63 - 1
+Limit = Annotated[int, Query(ge=1, le=200)]
+Before = Annotated[int | None, Query(ge=1, le=MOST)]
+Number = Annotated[int, Path(ge=1, le=MOST)]
+
+
+def page(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
+    """A list answer; `rows` holds one more than asked if there is more."""
+    return {"object": "list", "data": rows[:limit], "has_more": len(rows) > limit}
+
+
+async def status_of(services: Services) -> dict[str, Any]:
+    known = await asyncio.to_thread(views.status, services.store)
+    health = await services.engine.health()
+    engine = {
+        "name": services.engine.name,
+        "fingerprint": services.engine.fingerprint,
+        "ready": health.ready,
+        "running": health.running,
+        "waiting": health.waiting,
+        "adapters": list(health.adapters),
+        "detail": health.detail,
+    }
+    return {**known, "engine": engine}
+
+
+@router.get("/v1/status")
+async def status(services: Given, _: Operator) -> dict[str, Any]:
+    return await status_of(services)
+
+
+@router.get("/v1/iterations")
+def iterations(services: Given, _: Operator, limit: Limit = 50, before: Before = None) -> dict[str, Any]:
+    """Newest first; `before` is the id the page before this one ended with."""
+    rows = services.store.iterations.list(limit=limit + 1, before=before)
+    return page([views.iteration(one) for one in rows], limit)
+
+
+@router.get("/v1/iterations/{id}")
+def one_iteration(id: Number, services: Given, _: Operator) -> dict[str, Any]:
+    return views.iteration_in_full(services.store, id, now=services.clock())
+
+
+@router.get("/v1/adapters")
+def adapters(services: Given, _: Operator) -> dict[str, Any]:
+    return {"object": "list", "data": [views.adapter(one) for one in services.store.adapters.list()]}
+
+
+@router.get("/v1/adapters/{version}")
+def one_adapter(version: str, services: Given, _: Operator) -> dict[str, Any]:
+    return views.adapter_in_full(services.store, version)
+
+
+@router.get("/v1/completions/{completion_id}")
+def one_completion(completion_id: str, services: Given, _: Operator) -> dict[str, Any]:
+    return views.completion_in_full(services.store, completion_id)
+
+
+@router.get("/v1/events")
+async def events(
+    services: Given,
+    _: Operator,
+    after: Annotated[int | None, Query(ge=0, le=MOST)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Audit entries and iteration stages as they are written; resumes after `Last-Event-ID` or `after`."""
+    known = last_event_id is not None and re.fullmatch(r"[0-9]{1,18}", last_event_id)
+    resumed = int(last_event_id) if last_event_id is not None and known else after
+    return sse.EventStream(follow_store(services, after=resumed))
+
+
+def kind_of(name: str) -> IntentKind:
+    supported = ", ".join(sorted(SUPPORTED_INTENTS))
+    if name not in SUPPORTED_INTENTS:
+        raise Invalid(f"kind {name!r} is not supported; supported are {supported}", param="kind")
+    return IntentKind(name)
+
+
+def arguments_of(kind: IntentKind, body: OperatorRequest, services: Services) -> dict[str, Any]:
+    """The version meant, if the kind takes one; unknown versions are told right away."""
+    if kind is IntentKind.PROMOTE and body.version is None:
+        raise Invalid("version is required to promote", param="version")
+    if kind not in NEEDS_REASON or body.version is None:
+        return {}
+    if not (kind is IntentKind.ROLLBACK and body.version == BASE):
+        services.store.adapters.get(body.version)
+    return {"version": body.version}
+
+
+def reason_of(kind: IntentKind, body: OperatorRequest) -> str:
+    reason = (body.reason or "").strip()
+    if not reason and kind in NEEDS_REASON:
+        raise Invalid(f"reason is required to {kind.value}: a sentence for the audit log", param="reason")
+    return reason or "manual"
+
+
+def write_intent(kind: IntentKind, body: OperatorRequest, who: Principal, services: Services) -> Intent:
+    intent = Intent(
+        id=f"in-{uuid.uuid4().hex}",
+        created_at=services.clock(),
+        kind=kind,
+        principal=who.name,
+        reason=reason_of(kind, body),
+        arguments=arguments_of(kind, body, services),
+        status=IntentStatus.PENDING,
+    )
+    services.store.intents.add(intent)
+    return intent
+
+
+# Before the POST route, whose path would match this one too and answer 405.
+@router.get("/v1/operator/intents/{id}")
+def one_intent(id: str, services: Given, _: Operator) -> dict[str, Any]:
+    return views.intent(services.store.intents.get(id))
+
+
+@router.post("/v1/operator/{kind}")
+def act(
+    kind: str, request: Request, services: Given, who: Operator, body: OperatorRequest | None = None
+) -> Response:
+    intent = write_intent(kind_of(kind), body or OperatorRequest(), who, services)
+    answer = {"id": intent.id, "kind": intent.kind.value, "status": intent.status.value}
+    location = request.url_for("one_intent", id=intent.id).path
+    return JSONResponse(answer, 202, {"location": location})

@@ -1,0 +1,221 @@
+"""The bodies clients send. Unknown keys are ignored, since front ends send extras; a known key whose meaning
+cannot be honoured is refused, since silently ignoring `tools` is worse than saying no.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+from api.config import ApiConfig
+from store.records import CLICKS, FeedbackKind, Message, Sampling
+
+MAX_TEXT = 100_000
+
+
+class Wire(BaseModel):
+    # Strict: "0.7" is not a temperature. Nulls mean "not given", as openai-python sends them.
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, frozen=True)
+
+
+def _unicode(text: str) -> str:
+    """JSON can spell half a surrogate pair, which no file and no database can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("has a lone surrogate, which is not text") from error
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+
+
+def _only(*allowed: Any) -> AfterValidator:
+    """Accept what is the default anyway, and say that nothing else is."""
+
+    def check(value: Any) -> Any:
+        # Types first: 0 and False are not the same to a client.
+        if not any(type(value) is type(one) and value == one for one in allowed):
+            shown = " or ".join(repr(one) for one in allowed)
+            raise ValueError(f"is not supported by this server; leave it out or send {shown}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _text(content: Any) -> Any:
+    """A list of text parts as one string, joined by newlines as vLLM does."""
+    if not isinstance(content, list):
+        return content
+    for index, part in enumerate(content):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict) or kind != "text" or not isinstance(part.get("text"), str):
+            raise ValueError(
+                f'part {index} must be {{"type": "text", "text": "..."}}; images, audio and files are not served'
+            )
+    return "\n".join(part["text"] for part in content)
+
+
+Scalar = Text | int | float | bool | None
+
+
+def _small(values: dict[str, Scalar]) -> dict[str, Scalar]:
+    for key, value in values.items():
+        if len(key) > 64 or (isinstance(value, str) and len(value) > 512):
+            raise ValueError("keys have at most 64 characters and values at most 512")
+    return values
+
+
+Metadata = Annotated[dict[Text, Scalar], Field(max_length=16), AfterValidator(_small)]
+Refused = Annotated[Any, _only(None, [], {})]
+
+
+class ChatMessage(Wire):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_text)]
+    tool_calls: Refused = None
+    function_call: Refused = None
+    audio: Refused = None
+
+
+class StreamOptions(Wire):
+    include_usage: bool | None = None
+
+
+class ChatRequest(Wire):
+    """`POST /v1/chat/completions`."""
+
+    model: Text
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=1_000_000)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    n: int | None = Field(default=None, ge=1, le=128)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: Annotated[
+        list[Annotated[Text, Field(min_length=1)]] | None, Field(max_length=4), BeforeValidator(_list)
+    ] = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    user: Text | None = Field(default=None, max_length=512)
+    safety_identifier: Text | None = Field(default=None, max_length=512)
+    metadata: Metadata | None = None
+    store: bool | None = None
+    # Known to OpenAI's clients, and not to us.
+    tools: Refused = None
+    functions: Refused = None
+    tool_choice: Annotated[Any, _only(None, "none")] = None
+    function_call: Annotated[Any, _only(None, "none")] = None
+    response_format: Annotated[Any, _only(None, {"type": "text"})] = None
+    logit_bias: Refused = None
+    audio: Refused = None
+    modalities: Annotated[Any, _only(None, [], ["text"])] = None
+    prediction: Refused = None
+    web_search_options: Annotated[Any, _only(None)] = None
+    reasoning_effort: Annotated[Any, _only(None, "none")] = None
+    verbosity: Annotated[Any, _only(None, "medium")] = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("is only allowed with stream: true")
+        return value
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and not info.data.get("logprobs"):
+            raise ValueError("is only allowed with logprobs: true")
+        return value
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def turns(self) -> tuple[Message, ...]:
+        return tuple(Message(message.role, message.content) for message in self.messages)
+
+    def sampling(self, settings: ApiConfig) -> Sampling:
+        """What was asked, with the server's defaults where it was silent."""
+        return Sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens or settings.max_tokens,
+            temperature=settings.temperature if self.temperature is None else self.temperature,
+            top_p=self.top_p or settings.top_p,
+            seed=self.seed,
+            stop=tuple(self.stop or ()),
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            logprobs=bool(self.logprobs),
+            top_logprobs=self.top_logprobs or 0,
+        )
+
+
+def _integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _words(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and len(value) <= MAX_TEXT
+
+
+#: kind -> (what is allowed, in words, and as a test).
+VALUES: dict[FeedbackKind, tuple[str, Callable[[Any], bool]]] = {
+    FeedbackKind.THUMB: ("true, false, or null to take it back", lambda v: v is None or isinstance(v, bool)),
+    FeedbackKind.RATING: ("a whole number from 1 to 5", lambda v: _integer(v) and 1 <= v <= 5),
+    FeedbackKind.PREFERENCE: (
+        "the id of the completion, or the index of the choice, that this answer is preferred over",
+        lambda v: (_integer(v) and 0 <= v < 128) or _words(v),
+    ),
+    FeedbackKind.EDIT: (f"the corrected text, not empty, at most {MAX_TEXT} characters", _words),
+    FeedbackKind.REGENERATE: ("the id of the new completion", _words),
+    FeedbackKind.CLICK: ("one of " + ", ".join(CLICKS), lambda v: isinstance(v, str) and v in CLICKS),
+    FeedbackKind.COMMENT: (f"text, not empty, at most {MAX_TEXT} characters", _words),
+}
+
+
+class FeedbackRequest(Wire):
+    """`POST /v1/feedback`. `choice_index` None: the completion's only choice."""
+
+    id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:-]{1,128}$")
+    completion_id: Text = Field(min_length=1, max_length=128)
+    choice_index: int | None = Field(default=None, ge=0, lt=128)
+    kind: Literal["thumb", "rating", "preference", "edit", "regenerate", "click", "comment"]
+    value: Annotated[bool | int | Text | None, Field(union_mode="left_to_right")]
+    reason: Text | None = Field(default=None, max_length=1000)
+    comment: Text | None = Field(default=None, max_length=MAX_TEXT)
+    metadata: Metadata | None = None
+
+    @field_validator("value", mode="before")
+    @classmethod
+    def _fits_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind")
+        if kind is not None:
+            allowed, fits = VALUES[FeedbackKind(kind)]
+            if not fits(value):
+                raise ValueError(f"for kind {kind!r} must be {allowed}")
+        return value
+
+
+class OperatorRequest(Wire):
+    """`POST /v1/operator/{kind}`."""
+
+    reason: Text | None = Field(default=None, max_length=1000)
+    version: Text | None = Field(default=None, max_length=64)

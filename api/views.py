@@ -1,0 +1,133 @@
+"""What operators read, as plain dicts: the same for the HTTP routes and for the page."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from store.db import Store
+from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, StageEntry
+
+
+def stages(entries: Sequence[StageEntry], *, now: float) -> list[dict[str, Any]]:
+    """Each stage with its seconds: up to the next, up to now where it still runs, None where it is final."""
+    ends: list[float | None] = [entry.at for entry in entries[1:]]
+    if entries:
+        ends.append(None if entries[-1].stage in FINISHED_STAGES else now)
+    return [
+        {
+            "stage": entry.stage.value,
+            "at": entry.at,
+            "seconds": None if end is None else round(end - entry.at, 3),
+            "note": entry.note,
+        }
+        for entry, end in zip(entries, ends, strict=True)
+    ]
+
+
+def iteration(one: Iteration) -> dict[str, Any]:
+    """The short form, for lists."""
+    return {
+        "id": one.id,
+        "object": "iteration",
+        "stage": one.stage.value,
+        "trigger": one.trigger,
+        "incumbent": one.incumbent or BASE,
+        "candidate": one.candidate,
+        "created_at": one.created_at,
+        "updated_at": one.updated_at,
+        "finished_at": one.finished_at,
+        "attempt": one.attempt,
+        "reason": one.reason,
+        "counts": one.counts,
+    }
+
+
+def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
+    """Everything known about one turn of the loop.
+
+    Raises:
+        NotFound: there is none.
+    """
+    one = store.iterations.get(id)
+    report = store.iterations.report(id) or {}
+    return {
+        **iteration(one),
+        "snapshot_digest": one.snapshot_digest,
+        "config": one.config,
+        "stages": stages(store.iterations.stages(id), now=now),
+        "progress": store.iterations.progress(id),
+        "metrics": store.metrics.get(id),
+        "gates": [asdict(gate) for gate in store.iterations.gates(id)],
+        "examples": [asdict(example) for example in store.iterations.examples(id)],
+        "samples": report.get("samples", []),
+        "seconds": report.get("seconds", {}),
+    }
+
+
+def adapter(one: Adapter) -> dict[str, Any]:
+    return {
+        "version": one.version,
+        "object": "adapter",
+        "status": one.status.value,
+        "parent": one.parent or BASE,
+        "iteration": one.iteration,
+        "scale": one.scale,
+        "digest": one.digest,
+        "created_at": one.created_at,
+    }
+
+
+def adapter_in_full(store: Store, version: str) -> dict[str, Any]:
+    """An adapter with its ancestors (nearest first, the base last) and the times it was served.
+
+    Raises:
+        NotFound: there is none.
+    """
+    one = store.adapters.get(version)
+    chain: list[str] = []
+    at: Adapter | None = one
+    while at is not None and at.parent is not None and at.parent not in chain:
+        chain.append(at.parent)
+        at = store.adapters.find(at.parent)
+    activations = [asdict(each) for each in store.adapters.activations() if each.version == version]
+    return {**adapter(one), "ancestors": [*chain, BASE], "activations": activations}
+
+
+def completion_in_full(store: Store, id: str) -> dict[str, Any]:
+    """An answer with all that was said about it and every iteration that learned from it.
+
+    Raises:
+        NotFound: there is none.
+    """
+    one: Completion = store.completions.get(id)
+    return {
+        **asdict(one),
+        "object": "completion",
+        "adapter": one.adapter or BASE,
+        "feedback": [asdict(event) for event in store.feedback.events(id)],
+        "judgements": [asdict(each) for each in store.judgements.of(id)],
+        "iterations": [iteration(each) for each in store.iterations.trained_by(id)],
+    }
+
+
+def intent(one: Intent) -> dict[str, Any]:
+    return {**asdict(one), "object": "intent"}
+
+
+def status(store: Store) -> dict[str, Any]:
+    """What the store knows of now; the engine's health is added by the route."""
+    active, running, last = store.adapters.active(), store.iterations.running(), store.iterations.last()
+    feedback = {
+        "total": store.feedback.count(),
+        "since_last_iteration": store.feedback.count(since=last.created_at if last else None),
+    }
+    return {
+        "object": "status",
+        "serving": adapter(active) if active else {"version": BASE, "object": "adapter"},
+        "paused": bool(store.state.get("paused", False)),
+        "running": running and {**iteration(running), "progress": store.iterations.progress(running.id)},
+        "last_iteration": last and iteration(last),
+        "feedback": feedback,
+        "completions": store.completions.count(),
+        "schedule": store.state.get("schedule"),
+    }
