@@ -85,8 +85,10 @@ def markdown() -> str:
             f"| {one_line(field.description)} |"
             for name, field in plain
         ]
-        heading = f"### `[{path}]`\n\n{one_line(model.__doc__)}\n\n| key | default | allowed | meaning |\n|---|---|---|---|"
-        blocks.append("\n".join([heading, *rows]))
+        heading = f"### `[{path}]`\n\n{one_line(model.__doc__)}\n"
+        blocks.append(
+            "\n".join([heading, "| key | default | allowed | meaning |", "|---|---|---|---|", *rows])
+        )
     return "\n\n".join(blocks) + "\n"
 
 

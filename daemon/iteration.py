@@ -36,13 +36,14 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
     try:
         report = await train(runtime, iteration)
         candidate = describe(runtime, iteration, report)
-        decision = gate.decide(report.metrics, runtime.config.daemon.gate)
+        decision = gate.decide(measurements(report), runtime.config.daemon.gate)
         failpoint("iteration.gated")
         if decision.outcome is not Outcome.REJECT:
             decision = await prove(runtime, candidate, report, decision)
     except TrainingFailed as error:
         return await end(runtime, iteration, Stage.FAILED, str(error))
-    return await settle(runtime, Settlement(iteration, candidate, report, decision))
+    metrics = measurements(report)
+    return await settle(runtime, Settlement(iteration, candidate, report, decision, metrics))
 
 
 async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
@@ -148,6 +149,11 @@ async def note_progress(
         await move(runtime, iteration, Stage.EVALUATING)
     row = {**progress.model_dump(), "at": runtime.clock()}
     await asyncio.to_thread(runtime.store.iterations.set_progress, iteration.id, row)
+
+
+def measurements(report: spec.Report) -> dict[str, float]:
+    """What the gate and the history read: the report's metrics and the counts beside them."""
+    return {**report.metrics, "train/steps": float(report.steps), "train/scale": report.scale}
 
 
 def describe(runtime: Runtime, iteration: Iteration, report: spec.Report) -> Adapter:

@@ -5,7 +5,7 @@ the row last, so a crash between the two serves what was served before.
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
@@ -40,19 +40,8 @@ def record(tx: Store, settlement: Settlement) -> None:
     outcome = decision.outcome
     # Promotion itself is `activate`'s to write, so that pointer and status move together.
     status = AdapterStatus.CANDIDATE if outcome is Outcome.PROMOTE else STATUSES[outcome]
-    tx.adapters.add(
-        Adapter(
-            version=settlement.candidate.version,
-            parent=settlement.candidate.parent,
-            iteration=iteration.id,
-            path=settlement.candidate.path,
-            digest=settlement.candidate.digest,
-            status=status,
-            scale=report.scale,
-            created_at=settlement.candidate.created_at,
-        )
-    )
-    tx.metrics.add(iteration.id, report.metrics)
+    tx.adapters.add(replace(settlement.candidate, status=status))
+    tx.metrics.add(iteration.id, settlement.metrics)
     tx.iterations.add_gates([check.result(iteration.id) for check in decision.checks])
     tx.iterations.save_report(iteration.id, report.model_dump(mode="json"))
     changes = {"candidate": settlement.candidate.version, "reason": decision.reason}
@@ -98,8 +87,9 @@ async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
             and (active and active.version) != settlement.iteration.incumbent
         ):
             reason = "the active adapter was changed while this one trained; it was measured against another"
-            held = Decision(Outcome.HOLD, settlement.decision.checks, (reason,))
-            final = Settlement(settlement.iteration, settlement.candidate, settlement.report, held)
+            final = replace(
+                settlement, decision=Decision(Outcome.HOLD, settlement.decision.checks, (reason,))
+            )
         record(tx, final)
         if final.decision.outcome is Outcome.PROMOTE:
             tx.adapters.activate(final.candidate.version, actor="gate", reason=final.decision.reason)
@@ -176,9 +166,7 @@ async def roll_back(runtime: Runtime, version: str | None, order: Order) -> str:
 
     def commit(tx: Store) -> None:
         left = tx.adapters.active()
-        tx.adapters.activate(
-            to, actor=order.actor, reason=order.reason, retire_as=AdapterStatus.ROLLED_BACK
-        )
+        tx.adapters.activate(to, actor=order.actor, reason=order.reason, retire_as=AdapterStatus.ROLLED_BACK)
         if left is not None and left.iteration is not None:
             tx.iterations.move(
                 left.iteration, Stage.ROLLED_BACK, note=order.reason, changes={"reason": order.reason}

@@ -1,8 +1,29 @@
-"""`[policies.train]`: how an iteration trains. Per model, not universal: docs/configuration.md says how to choose."""
+"""`[policies.engine]` and `[policies.train]`: what serves the model, and how it learns."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """`[policies.engine]`: what serves the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: Literal["hf", "fake"] = "hf"
+    """hf: transformers in this process. fake: canned answers for tests of everything that is not an engine."""
+    model: str = "bundled:smollm2-135m-instruct"
+    """`bundled:smollm2-135m-instruct`, a local model directory, or a Hugging Face id."""
+    max_batch: int = Field(default=16, ge=1, le=1024)
+    """Answers decoded together; more wait in the queue."""
+    max_queue: int = Field(default=64, ge=0, le=100_000)
+    """Requests that may wait; beyond it clients are told 429 and when to come back."""
+    max_context: int = Field(default=2048, ge=32)
+    """Tokens of prompt and answer together; the model's own limit holds if it is smaller."""
+    threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """CPU threads while no trainer runs; auto takes all cores. While one runs, the service uses one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
 
 
 class TrainConfig(BaseModel):
