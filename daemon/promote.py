@@ -32,6 +32,7 @@ class Settlement:
     candidate: Adapter
     report: Report
     decision: Decision
+    metrics: dict[str, float]
 
 
 def record(tx: Store, settlement: Settlement) -> None:

@@ -71,7 +71,8 @@ class Preferences:
 
     def counts(self) -> dict[str, int]:
         ups = sum(liking.label for liking in self.likings)
-        people = {event.principal for item in (*self.likings, *self.pairs) for event in item.events}
+        learned: list[Liking | Pair] = [*self.likings, *self.pairs]
+        people = {event.principal for item in learned for event in item.events}
         return {
             "kto_up": ups,
             "kto_down": len(self.likings) - ups,
@@ -210,7 +211,8 @@ def _retry_pairs(
 
 def _cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[list[Liking], list[Pair]]:
     weights: dict[str, float] = defaultdict(float)
-    for item in (*likings, *pairs):
+    items: list[Liking | Pair] = [*likings, *pairs]
+    for item in items:
         people = {event.principal for event in item.events}
         for person in people:
             weights[person] += item.weight / len(people)
