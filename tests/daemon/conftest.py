@@ -109,6 +109,5 @@ async def settle_one(runtime: Runtime, version: str, outcome: Outcome = Outcome.
     candidate = candidate_of(begun, version)
     if outcome is not Outcome.REJECT:
         await load_and_attest(runtime, candidate, rows)
-    return await settle(
-        runtime, Settlement(begun, candidate, report_of(version, rows), Decision(outcome, (), ("why",)))
-    )
+    decision, report = Decision(outcome, (), ("why",)), report_of(version, rows)
+    return await settle(runtime, Settlement(begun, candidate, report, decision, {"train/steps": 3.0}))
