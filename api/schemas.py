@@ -68,17 +68,18 @@ def _text(content: Any) -> Any:
     return "\n".join(part["text"] for part in content)
 
 
-Scalar = Text | int | float | bool | None
-
-
-def _small(values: dict[str, Scalar]) -> dict[str, Scalar]:
+def _small(values: dict[str, Any]) -> dict[str, Any]:
+    # Looked at by hand: pydantic would name the members of a union in the error's path.
     for key, value in values.items():
-        if len(key) > 64 or (isinstance(value, str) and len(value) > 512):
+        scalar = isinstance(value, str | int | float | bool | None)
+        if not scalar:
+            raise ValueError(f"the value of {key!r} must be text, a number, true, false or null")
+        if len(key) > 64 or (isinstance(value, str) and len(_unicode(value)) > 512):
             raise ValueError("keys have at most 64 characters and values at most 512")
     return values
 
 
-Metadata = Annotated[dict[Text, Scalar], Field(max_length=16), AfterValidator(_small)]
+Metadata = Annotated[dict[Text, Any], Field(max_length=16), AfterValidator(_small)]
 Refused = Annotated[Any, _only(None, [], {})]
 
 
@@ -198,12 +199,12 @@ class FeedbackRequest(Wire):
     completion_id: Text = Field(min_length=1, max_length=128)
     choice_index: int | None = Field(default=None, ge=0, lt=128)
     kind: Literal["thumb", "rating", "preference", "edit", "regenerate", "click", "comment"]
-    value: Annotated[bool | int | Text | None, Field(union_mode="left_to_right")]
+    value: Any
     reason: Text | None = Field(default=None, max_length=1000)
     comment: Text | None = Field(default=None, max_length=MAX_TEXT)
     metadata: Metadata | None = None
 
-    @field_validator("value", mode="before")
+    @field_validator("value")
     @classmethod
     def _fits_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         kind = info.data.get("kind")
@@ -211,7 +212,7 @@ class FeedbackRequest(Wire):
             allowed, fits = VALUES[FeedbackKind(kind)]
             if not fits(value):
                 raise ValueError(f"for kind {kind!r} must be {allowed}")
-        return value
+        return _unicode(value) if isinstance(value, str) else value
 
 
 class OperatorRequest(Wire):
