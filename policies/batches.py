@@ -7,14 +7,16 @@ of like length go through the model together, which changes the order of a sum a
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from policies.chat import encode_completion, encode_prompt
 from policies.spec import DpoExample, KtoExample, TrainingExample, Turn
 from store.records import Message
 
-#: Mismatched pairs a run keeps for KTO's baseline, and how many of them each step measures.
-BASELINE_PAIRS = 32
+#: Mismatched pairs a run keeps for KTO's baseline (a quarter of its thumbs, within these bounds), and how many of
+#: them each step measures: a tenth of the step's work.
+BASELINE_PAIRS = (8, 64)
 BASELINE_PER_STEP = 4
 
 
@@ -72,7 +74,7 @@ def as_messages(turns: Sequence[Turn]) -> list[Message]:
 
 
 def join(prompt: Sequence[int], answer: Sequence[int], max_length: int) -> Row:
-    """One row within `max_length`: the answer loses its end only if it alone is too long, the prompt its beginning."""
+    """One row within `max_length`: the prompt loses its beginning; the answer its end, if it alone is too long."""
     kept = tuple(answer[: max_length - 1])
     room = max_length - len(kept)
     head = tuple(prompt[-room:])
@@ -109,7 +111,7 @@ class Encoder:
         return items
 
 
-def mismatched(items: Sequence[Item], *, seed: int, limit: int = BASELINE_PAIRS) -> list[Row]:
+def mismatched(items: Sequence[Item], *, seed: int, max_length: int) -> list[Row]:
     """Pairs (x_i, y_j) of different KTO examples, for the baseline z0; none when there is only one example.
 
     The pairing is fixed for the run: a seeded shuffle rotated by one, so that what lies below the adapter and the
@@ -121,10 +123,9 @@ def mismatched(items: Sequence[Item], *, seed: int, limit: int = BASELINE_PAIRS)
         return []
     random.Random(f"mismatched:{seed}").shuffle(thumbs)
     rotated = [*thumbs[1:], thumbs[0]]
-    return [
-        Row(x.row.prompt + y.row.answer, x.row.start)
-        for x, y in zip(thumbs[:limit], rotated[:limit], strict=True)
-    ]
+    count = min(max(len(thumbs) // 4, BASELINE_PAIRS[0]), BASELINE_PAIRS[1])
+    pairs = zip(thumbs[:count], rotated[:count], strict=True)
+    return [join(x.row.prompt, y.row.answer, max_length) for x, y in pairs]
 
 
 def baseline_rows(pairs: Sequence[Row], step: int) -> list[Row]:
@@ -139,7 +140,7 @@ def steps(items: Sequence[Item], *, size: int, epoch: int, seed: int) -> list[li
     random.Random(f"{seed}:{epoch}").shuffle(shuffled)
     count = -(-len(shuffled) // size)
     cuts = [len(shuffled) * i // count for i in range(count + 1)]
-    return [shuffled[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+    return [shuffled[low:high] for low, high in pairwise(cuts)]
 
 
 def _groups(costs: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:

@@ -47,18 +47,18 @@ class CutModel:
 
     Args:
         causal: the model (adapters already inside its blocks).
-        first: index of the first adapted block; 0 or None means nothing below can be kept.
+        first: index of the first adapted block; 0 means nothing below can be kept.
     """
 
-    def __init__(self, causal: Any, first: int | None, *, cache_bytes: int = CACHE_BYTES) -> None:
-        self._inner = causal.model
+    def __init__(self, causal: Any, first: int, *, cache_bytes: int = CACHE_BYTES) -> None:
+        self._inner = causal.base_model
         self._device = next(causal.parameters()).device
         self._kept: dict[tuple[int, ...], Tensor] = {}
         self._room = cache_bytes
         blocks = blocks_of(causal)
         self._lower = self._upper = nn.ModuleList()
         self._cut = False
-        if blocks is not None and first:
+        if blocks is not None and first > 0:
             self._lower, self._upper = nn.ModuleList(blocks[:first]), nn.ModuleList(blocks[first:])
             self._cut = self._exact()
 
@@ -91,7 +91,9 @@ class CutModel:
 
     def _ids(self, rows: Sequence[Row]) -> Tensor:
         longest = max(len(row.ids) for row in rows)
-        return torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=self._device)
+        return torch.tensor(
+            [[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=self._device
+        )
 
     @torch.no_grad()
     def _below(self, rows: Sequence[Row]) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Logits held at once (64 MiB in float32).
-PIECE = 2**24
+#: Logits held at once (32 MiB in float32): large enough for full speed, small enough for the allocator to reuse.
+PIECE = 2**23
 
 
 def _rows(vocabulary: int) -> int:
@@ -35,10 +35,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for at in range(0, len(hidden), step):
             piece = slice(at, at + step)
             logits = F.linear(hidden[piece], weight, bias).float()
-            norm = logits.logsumexp(-1, keepdim=True)
-            out[piece] = (logits.gather(-1, targets[piece, None]) - norm).squeeze(-1)
+            # In place throughout: a second tensor of this size costs more in page faults than the arithmetic.
+            logits.sub_(logits.amax(-1, keepdim=True))
+            picked = logits.gather(-1, targets[piece, None])
+            total = logits.exp_().sum(-1, keepdim=True)
+            out[piece] = (picked - total.log()).squeeze(-1)
             if slope is not None:
-                probabilities = logits.sub_(norm).exp_().to(weight.dtype)
+                probabilities = logits.div_(total).to(weight.dtype)
                 slope[piece] = weight[targets[piece]] - probabilities @ weight
         if slope is not None:
             ctx.save_for_backward(slope)

@@ -1,0 +1,134 @@
+"""The optimisation itself: AdamW on the LoRA, KTO and DPO in one step, stopped by a measured KL."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from policies.anchor import Watch, is_check
+from policies.batches import Item, Pair, Row, Thumb, baseline_rows, micro_batches, steps
+from policies.learner import Learner
+from policies.losses import kto_baseline
+from policies.objective import Lesson, log_ratio, piece_losses
+from policies.spec import LossSpec, Spec
+from store.errors import TrainingFailed
+
+#: Called after every step with steps done, steps planned and the step's metrics.
+OnStep = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How training went."""
+
+    steps: int
+    stopped_early: bool
+    metrics: dict[str, float]
+
+
+@dataclass(slots=True)
+class _Trace:
+    """What the steps leave behind for the report."""
+
+    losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    baselines: list[float] = field(default_factory=list)
+    winners: dict[Row, float] = field(default_factory=dict)
+    losers: dict[Row, float] = field(default_factory=dict)
+    kl: float = 0.0
+
+    def saw(self, lesson: Lesson, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
+        """Keep the newest log-ratio of each answer; the last epoch's are what is reported."""
+        for item in piece:
+            liked = [item.chosen] if isinstance(item, Pair) else [item.row] * item.label
+            for row in item.rows:
+                side = self.winners if row in liked else self.losers
+                side[row] = float(log_ratio(lesson, row, logprobs[row].detach()))
+
+    def metrics(self) -> dict[str, float]:
+        found = {
+            "train/loss_first": self.losses[0],
+            "train/loss_last": self.losses[-1],
+            "train/grad_norm": fmean(self.norms),
+            "train/kl_watched": self.kl,
+        }
+        if self.baselines:
+            found["train/kto_baseline"] = fmean(self.baselines)
+        for name, rhos in (("winner", self.winners), ("loser", self.losers)):
+            if rhos:
+                found[f"train/{name}_dlogp"] = sum(rhos.values()) / sum(len(row.answer) for row in rhos)
+        return found
+
+
+def rate_factor(step: int, total: int, warmup: float) -> float:
+    """Share of the peak rate at step `step` (from 0): a linear rise over the warm-up, then a linear fall."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(1, total - rising)
+
+
+def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step: OnStep) -> Outcome:
+    """Train the LoRA in place; the last weights are kept, early stop or not.
+
+    Raises:
+        TrainingFailed: a loss or gradient is not a finite number.
+    """
+    optim = spec.optim
+    optimizer = torch.optim.AdamW(learner.weights(), lr=optim.learning_rate, weight_decay=0.0)
+    plan = [
+        step
+        for epoch in range(optim.epochs)
+        for step in steps(lesson.items, size=optim.batch_size, epoch=epoch, seed=spec.seed)
+    ]
+    trace = _Trace()
+    for done, items in enumerate(plan, start=1):
+        rate = optim.learning_rate * rate_factor(done - 1, len(plan), optim.warmup)
+        optimizer.param_groups[0]["lr"] = rate
+        metrics = _step(learner, lesson, items, spec.loss, trace)
+        norm = torch.nn.utils.clip_grad_norm_(learner.weights(), optim.max_grad_norm)
+        if not (math.isfinite(trace.losses[-1]) and bool(torch.isfinite(norm))):
+            raise TrainingFailed(f"step {done}: loss {trace.losses[-1]}, gradient norm {float(norm)}")
+        optimizer.step()
+        optimizer.zero_grad()
+        trace.norms.append(float(norm))
+        metrics |= {"train/rate": rate, "train/grad_norm": float(norm)}
+        if is_check(done, len(plan)):
+            trace.kl = metrics["train/kl_watched"] = watch.measure()
+        on_step(done, len(plan), metrics)
+        if trace.kl >= spec.kl.step_soft and done < len(plan):
+            return Outcome(done, True, trace.metrics())
+    return Outcome(len(plan), False, trace.metrics())
+
+
+def _step(
+    learner: Learner, lesson: Lesson, items: Sequence[Item], loss: LossSpec, trace: _Trace
+) -> dict[str, float]:
+    """Leave one step's gradient on the weights, a piece at a time. Returns the step's metrics."""
+    kl_rho = torch.zeros(0, device=learner.device)
+    if any(isinstance(item, Thumb) for item in items):
+        kl_rho = _mismatched_rho(learner, lesson, len(trace.losses))
+    total = 0.0
+    for piece in micro_batches(items, learner.budget // 2):
+        rows = list(dict.fromkeys(row for item in piece for row in item.rows))
+        logprobs = dict(zip(rows, learner.logprobs(rows), strict=True))
+        losses = piece_losses(lesson, piece, logprobs, kl_rho=kl_rho, loss=loss)
+        value = losses.sum() / (len(items) * lesson.mean_weight)
+        value.backward()
+        total += float(value.detach())
+        trace.saw(lesson, piece, logprobs)
+    trace.losses.append(total)
+    metrics = {"train/loss": total}
+    if kl_rho.numel():
+        trace.baselines.append(float(kto_baseline(kl_rho)))
+        metrics["train/kto_baseline"] = trace.baselines[-1]
+    return metrics
+
+
+def _mismatched_rho(learner: Learner, lesson: Lesson, step: int) -> Tensor:
+    """Log-ratios (M,) of the step's mismatched pairs under the current policy; (0,) where a run has none."""
+    pairs = baseline_rows(lesson.pairs, step)
+    return learner.sums(pairs) - torch.tensor([lesson.reference[row] for row in pairs], device=learner.device)

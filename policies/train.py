@@ -1,0 +1,179 @@
+"""The trainer: `python -m policies.train RUN_DIR`. It reads files, writes files, and may be killed at any instant.
+
+It never opens the database and knows no service. `run` is its table of contents.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from policies.adapters import CONFIG, WEIGHTS, read_tensors, save_adapter
+from policies.anchor import Watch
+from policies.batches import Encoder, Item, Row
+from policies.chat import load_tokenizer
+from policies.child import die_with_parent, owning, sweep, yield_cpu
+from policies.evaluate import Evaluation, attest, evaluate
+from policies.learn import OnStep, Outcome, learn
+from policies.learner import Learner, load_learner
+from policies.objective import prepare
+from policies.spec import (
+    ADAPTER,
+    EXAMPLES,
+    HELDOUT,
+    MANIFEST,
+    PROBES,
+    PROGRESS,
+    REPORT,
+    SNAPSHOT,
+    SPEC,
+    AttestationRow,
+    Progress,
+    Report,
+    Snapshot,
+    read_snapshot,
+    write_manifest,
+)
+from store.errors import HonedError
+from store.failpoints import failpoint
+from store.files import write_json
+
+#: What the run's manifest covers: the sealed inputs, the report and the adapter.
+SEALED = (
+    *(SPEC, EXAMPLES, HELDOUT, PROBES, SNAPSHOT, REPORT),
+    *(f"{ADAPTER}/{name}" for name in (WEIGHTS, CONFIG, MANIFEST)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """progress.jsonl, each line readable as soon as it is written; and the wall time of each phase."""
+
+    path: Path
+    seconds: dict[str, float]
+
+    def write(self, phase: str, done: int, total: int, metrics: dict[str, float]) -> None:
+        line = Progress(phase=phase, done=done, total=total, metrics=metrics)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line.model_dump_json() + "\n")
+
+    def steps_of(self, phase: str) -> OnStep:
+        """What a phase calls after each of its steps."""
+
+        def on_step(done: int, total: int, metrics: dict[str, float]) -> None:
+            self.write(phase, done, total, metrics)
+
+        return on_step
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.write(name, 0, 1, {})
+        began = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - began, 3)
+
+
+def run(run_dir: Path) -> None:
+    """Train, evaluate and publish what a sealed run directory asks for.
+
+    Raises:
+        HonedError: the inputs, the incumbent or the optimisation are no good; no manifest was written.
+    """
+    snapshot = read_snapshot(run_dir)
+    spec = snapshot.spec
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    journal = Journal(run_dir / PROGRESS, {})
+    with journal.phase("load"):
+        encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
+        items = encoder.items(snapshot.examples)
+        learner = load_learner(spec)
+        failpoint("trainer.loaded")
+    with journal.phase("reference"):
+        lesson = prepare(learner, items, spec)
+        watch = Watch(learner, _watched(snapshot, encoder, items))
+    with journal.phase("train"):
+        outcome = learn(learner, lesson, spec, watch=watch, on_step=_stepping(journal))
+        failpoint("trainer.trained")
+    with journal.phase("evaluate"):
+        evaluation = evaluate(learner, snapshot, encoder, on_step=journal.steps_of("evaluate"))
+    with journal.phase("save"):
+        digest = _publish(learner, run_dir / ADAPTER, base=spec.model)
+        attestation = attest(learner, snapshot, encoder, evaluation.samples)
+    report = _report(spec.version, outcome, evaluation, attestation)
+    report = report.model_copy(update={"adapter_digest": digest, "seconds": journal.seconds})
+    write_json(run_dir / REPORT, report.model_dump(mode="json"))
+    write_manifest(run_dir, list(SEALED))
+    failpoint("trainer.manifest.written")
+
+
+def _stepping(journal: Journal) -> OnStep:
+    write = journal.steps_of("train")
+
+    def on_step(done: int, total: int, metrics: dict[str, float]) -> None:
+        write(done, total, metrics)
+        failpoint("trainer.step")
+
+    return on_step
+
+
+def _watched(snapshot: Snapshot, encoder: Encoder, items: Sequence[Item]) -> list[Row]:
+    """Answers the early stop watches: held-out ones first, which training does not push directly."""
+    held = [encoder.thumb(example).row for example in snapshot.heldout]
+    return held + [row for item in items for row in item.rows]
+
+
+def _publish(learner: Learner, directory: Path, *, base: str) -> str:
+    """Write the adapter with its scale in alpha, and go on with what was written. Returns its digest."""
+    shape = replace(learner.shape, alpha=learner.shape.alpha * learner.scale)
+    digest = save_adapter(learner.tensors(), directory, shape=shape, base=base)
+    failpoint("trainer.adapter.written")
+    learner.read(read_tensors(directory))
+    return digest
+
+
+def _report(
+    version: str, outcome: Outcome, evaluation: Evaluation, attestation: list[AttestationRow]
+) -> Report:
+    """Everything measured; digest and seconds are added last."""
+    return Report(
+        version=version,
+        scale=evaluation.scale,
+        steps=outcome.steps,
+        stopped_early=outcome.stopped_early,
+        metrics=outcome.metrics | evaluation.metrics,
+        scales=evaluation.scales,
+        attestation=attestation,
+        samples=evaluation.samples,
+        heldout=evaluation.heldout,
+        seconds={},
+        adapter_digest="",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 with a manifest, or 1 with one line on stderr. A traceback is a bug."""
+    parser = argparse.ArgumentParser(prog="python -m policies.train", description=run.__doc__)
+    parser.add_argument("run_dir", type=Path)
+    run_dir = parser.parse_args(argv).run_dir
+    disable_progress_bar()  # stderr is for the one line that says why a run failed
+    try:
+        die_with_parent()
+        yield_cpu()
+        with owning(run_dir):
+            sweep(run_dir)
+            run(run_dir)
+    except HonedError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
