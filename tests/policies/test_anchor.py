@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from policies.anchor import WATCHED_ROWS, WATCHED_TOKENS, Divergence, Watch, is_check, measure_kl, watched
+from policies.batches import Row
+from policies.learner import Learner, load_learner
+from tests.policies.runs import make_spec
+
+ROWS = [Row(tuple(range(5, 30)), 10), Row(tuple(range(40, 52)), 3)]
+
+
+@pytest.fixture
+def learner(tiny_model: Path) -> Learner:
+    return load_learner(make_spec(tiny_model))
+
+
+def disturb(learner: Learner, by: float) -> None:
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for weight in learner.weights():
+            weight.add_(torch.randn_like(weight) * by)
+
+
+def test_before_the_first_step_every_kl_is_exactly_zero(learner: Learner) -> None:
+    assert Watch(learner, ROWS).measure() == 0
+    assert set(measure_kl(learner, ROWS).metrics().values()) == {0.0}
+
+
+def test_with_the_adapter_off_kl_to_the_base_is_zero(learner: Learner) -> None:
+    disturb(learner, 0.5)
+    learner.set_scale(0.0)
+    assert measure_kl(learner, ROWS).metrics()["kl/base_token"] == pytest.approx(0, abs=1e-6)
+
+
+def test_kl_equals_the_plain_sum_over_the_vocabulary(learner: Learner) -> None:
+    disturb(learner, 0.5)
+    row = ROWS[0]
+    ids = torch.tensor([row.ids])
+    with torch.no_grad():
+        p = learner.causal(input_ids=ids).logits[0].log_softmax(-1)
+        with learner.seen_as("base"):
+            q = learner.causal(input_ids=ids).logits[0].log_softmax(-1)
+    wanted = (p.exp() * (p - q)).sum(-1)[row.start - 1 : -1]
+    found = measure_kl(learner, [row])
+    torch.testing.assert_close(found.to_base[0], wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.to_incumbent[0], wanted, atol=1e-5, rtol=1e-4)
+    assert wanted.min() > 1e-3
+
+
+def test_kl_grows_with_the_distance(learner: Learner) -> None:
+    watch = Watch(learner, ROWS)
+    disturb(learner, 0.1)
+    near = watch.measure()
+    disturb(learner, 0.4)
+    assert 0 < near < watch.measure()
+
+
+def test_metrics_weigh_tokens_answers_and_prompts_as_named() -> None:
+    step = [torch.tensor([0.1, 0.3]), torch.tensor([0.8]), torch.zeros(0)]
+    base = [torch.tensor([1.0, 2.0]), torch.tensor([3.0]), torch.zeros(0)]
+    metrics = Divergence(step, base).metrics()
+    assert metrics["kl/step_token"] == pytest.approx(0.4)
+    assert metrics["kl/base_token"] == pytest.approx(2.0)
+    assert metrics["kl/base_sequence"] == pytest.approx(3.0)
+    assert metrics["kl/step_p99"] == pytest.approx(0.2 + 0.99 * 0.6)
+
+
+def test_nothing_sampled_is_no_divergence(learner: Learner) -> None:
+    assert set(measure_kl(learner, [Row((5, 6), 2)]).metrics().values()) == {0.0}
+
+
+def test_the_watch_is_small() -> None:
+    rows = watched([Row(tuple(range(100)), 10)] * 20)
+    assert len(rows) == WATCHED_ROWS
+    assert all(len(row.answer) == WATCHED_TOKENS for row in rows)
+    assert watched([Row((1, 2), 2)]) == []
+
+
+@pytest.mark.parametrize("total", [1, 5, 6, 13, 100])
+def test_checks_are_spread_over_the_run_and_include_its_end(total: int) -> None:
+    checks = [step for step in range(1, total + 1) if is_check(step, total)]
+    assert checks[-1] == total
+    assert 1 <= len(checks) <= 7
