@@ -92,7 +92,7 @@ async def runtime_of(config: Config, store: Store) -> AsyncIterator[Runtime]:
     if lost:
         log.warning("%d answers were cut off by the last stop and are marked failed", lost)
     model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
-    engine = build_engine(config.policies.engine, config.store.directory)
+    engine = build_engine(config.policies.engine, model, digest)
     await engine.start()
     try:
         yield Runtime(config, store, engine, model, digest)

@@ -241,7 +241,8 @@ class Progress(Row):
 def write_manifest(run_dir: Path, names: list[str]) -> str:
     """Seal a directory: sizes and SHA-256 of the named files, written last. Returns the manifest's digest."""
     entries = {
-        name: {"bytes": (run_dir / name).stat().st_size, "sha256": sha256_file(run_dir / name)} for name in names
+        name: {"bytes": (run_dir / name).stat().st_size, "sha256": sha256_file(run_dir / name)}
+        for name in names
     }
     write_json(run_dir / MANIFEST, entries)
     return sha256_file(run_dir / MANIFEST)
@@ -259,7 +260,11 @@ def verify_manifest(directory: Path) -> str:
     entries = TypeAdapter(dict[str, dict[str, int | str]]).validate_json(manifest.read_bytes())
     for name, entry in entries.items():
         file = directory / name
-        if not file.is_file() or file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+        if (
+            not file.is_file()
+            or file.stat().st_size != entry["bytes"]
+            or sha256_file(file) != entry["sha256"]
+        ):
             raise TrainingFailed(f"{file} differs from what {MANIFEST} recorded")
     return sha256_file(manifest)
 

@@ -33,7 +33,7 @@ async function act({ kind, version, reason: needed }) {
   }));
   const intent = await settled(asked.id);
   const bad = ["refused", "failed"].includes(intent.status);
-  say(`${kind}: ${intent.status} ${intent.outcome?.reason ?? ""}`, bad);
+  say(`${kind}: ${intent.status} ${intent.outcome?.message ?? intent.outcome?.reason ?? ""}`, bad);
   if (intent.status === "done" || intent.status === "running") setTimeout(() => location.reload(), 1200);
 }
 

@@ -1,0 +1,56 @@
+"""Conversations to tokens and back; the engine and the trainer share it, so they cannot read a turn differently.
+
+What people write is data: a control token spelled out in a message is taken out before the template is filled in,
+or anyone could open a system turn of their own. In an answer it stays, as the plain characters it is made of.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from store.records import Message, Role
+
+#: Stands for an answer while looking for what a template puts after one.
+MARK = "honed-answer"
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The tokenizer of a local model directory."""
+    return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+
+
+def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a conversation up to where the answer starts."""
+    turns = [
+        {
+            # Templates know no developer; OpenAI's meaning of it is what others call system.
+            "role": str(Role.SYSTEM if message.role == Role.DEVELOPER else message.role),
+            "content": without_control(message.content, tokenizer.all_special_tokens),
+        }
+        for message in messages
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_completion(tokenizer: Any, text: str, *, ended: bool) -> list[int]:
+    """Token ids of an answer; with the end token where the model ended the turn itself."""
+    ids = list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return [*ids, end_token(tokenizer)] if ended else ids
+
+
+def end_token(tokenizer: Any) -> int:
+    """The token that ends an answer: what the template puts there, if that is a control token, else EOS."""
+    turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": MARK}]
+    after = tokenizer.apply_chat_template(turns, tokenize=False).partition(MARK)[2]
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    return int(ids[0] if ids and ids[0] in tokenizer.all_special_ids else tokenizer.eos_token_id)
+
+
+def without_control(text: str, control: Sequence[str]) -> str:
+    """`text` with every control token removed, those that appear by removing another included."""
+    while found := next((token for token in control if token and token in text), None):
+        text = text.replace(found, "")
+    return text

@@ -1,0 +1,169 @@
+"""Iteration-level batching: answers join and leave a batch between steps. One batch per adapter version.
+
+A step is one forward over every answer's newest token, then one draw per answer. Nothing here knows threads,
+queues or HTTP; the engine's thread calls it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicCache
+
+from policies.draw import Drawn, draw, generator_for
+from policies.engine import Delta, Priority, TokenLogprob, Usage
+from policies.kv import RowCache, split_prompt
+from policies.streams import StopGate
+from store.records import Sampling
+
+#: Tokens of a prompt computed before others get a step.
+PREFILL = 256
+
+Emit = Callable[[Delta | Exception], None]
+
+
+class Detokenizer:
+    """Tokens to text piece by piece, never ending inside a character.
+
+    Decodes a short window instead of the whole answer: what a token adds depends on the tokens just before it
+    (spaces, multi-byte characters), not on the beginning.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._shown = ""
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        text = self._text()
+        if text.endswith("\ufffd"):
+            return ""
+        new = text[len(self._shown) :]
+        if len(self._window) > 8:
+            # Keep the last token as context for the next piece.
+            self._window = self._window[-1:]
+            text = self._text()
+        self._shown = text
+        return new
+
+    def flush(self) -> str:
+        """What an answer cut off inside a character still holds."""
+        return self._text()[len(self._shown) :]
+
+    def _text(self) -> str:
+        text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        return text
+
+
+@dataclass(eq=False)
+class Answer:
+    """One request while it is being answered."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    adapter: str | None
+    priority: Priority
+    emit: Emit
+    detokenizer: Detokenizer
+    cancelled: bool = False
+    drawn: list[int] = field(default_factory=list)
+    chunks: list[list[int]] = field(default_factory=list)
+    prefilled: DynamicCache | None = None
+
+    def __post_init__(self) -> None:
+        self.chunks = split_prompt(self.prompt, PREFILL)
+        self.stop = StopGate(self.sampling.stop)
+        self.generator = generator_for(self.sampling)
+
+
+class Batch:
+    """Answers of one model decoded together."""
+
+    def __init__(self, model: Any, tokenizer: Any, ends: frozenset[int]) -> None:
+        self.model, self.tokenizer, self.ends = model, tokenizer, ends
+        self.answers: list[Answer] = []
+        self.cache = RowCache()
+
+    def prefill(self, answer: Answer) -> None:
+        """Compute the next piece of a prompt; with the last one the answer joins and draws its first token."""
+        if answer.prefilled is None:
+            answer.prefilled = DynamicCache()
+        ids = torch.tensor([answer.chunks.pop(0)], device=self.model.device)
+        out = self.model(input_ids=ids, past_key_values=answer.prefilled, use_cache=True, logits_to_keep=1)
+        if answer.chunks:
+            return
+        self.cache.join(answer.prefilled)
+        answer.prefilled = None
+        self.answers.append(answer)
+        if self._take(answer, out.logits[0, -1].float()):
+            self._remove(len(self.answers) - 1)
+
+    def step(self) -> None:
+        """One token for every answer."""
+        self._drop_cancelled()
+        if not self.answers:
+            return
+        newest = [[answer.drawn[-1]] for answer in self.answers]
+        positions, mask = self.cache.begin_step()
+        out = self.model(
+            input_ids=torch.tensor(newest, device=self.model.device),
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits = out.logits[:, -1].float()
+        done = [row for row, answer in enumerate(self.answers) if self._take(answer, logits[row])]
+        # From the last, because the last row moves into a gap.
+        for row in reversed(done):
+            self._remove(row)
+
+    def _take(self, answer: Answer, logits: torch.Tensor) -> bool:
+        """Draw a token and pass its text on. Returns whether the answer has ended."""
+        drawn = draw(logits, answer.drawn, answer.sampling, answer.generator)
+        answer.drawn.append(drawn.token)
+        if drawn.token in self.ends:
+            self._end(answer, answer.detokenizer.flush(), "stop")
+            return True
+        text, stopped = answer.stop.push(answer.detokenizer.push(drawn.token))
+        logprobs = self._logprobs(drawn)
+        if stopped:
+            answer.emit(Delta(text, logprobs, "stop", self._usage(answer)))
+            return True
+        if text or logprobs:
+            answer.emit(Delta(text, logprobs))
+        if len(answer.drawn) >= answer.sampling.max_tokens:
+            self._end(answer, answer.detokenizer.flush(), "length")
+            return True
+        return False
+
+    def _end(self, answer: Answer, rest: str, reason: str) -> None:
+        text, stopped = answer.stop.push(rest)
+        text += "" if stopped else answer.stop.flush()
+        answer.emit(Delta(text, (), "stop" if stopped else reason, self._usage(answer)))
+
+    def _usage(self, answer: Answer) -> Usage:
+        return Usage(len(answer.prompt), len(answer.drawn))
+
+    def _logprobs(self, drawn: Drawn) -> tuple[TokenLogprob, ...]:
+        if drawn.logprob is None:
+            return ()
+        top = tuple((self._piece(token), logprob) for token, logprob in drawn.top)
+        return (TokenLogprob(self._piece(drawn.token), drawn.logprob, top),)
+
+    def _piece(self, token: int) -> str:
+        text: str = self.tokenizer.decode([token])
+        return text
+
+    def _drop_cancelled(self) -> None:
+        for row in reversed(range(len(self.answers))):
+            if self.answers[row].cancelled:
+                self._remove(row)
+
+    def _remove(self, row: int) -> None:
+        self.cache.leave(row)
+        last = self.answers.pop()
+        if row < len(self.answers):
+            self.answers[row] = last

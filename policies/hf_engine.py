@@ -1,0 +1,381 @@
+"""The embedded engine: transformers in this process, one thread that owns the model.
+
+Asyncio talks to the thread through a queue and gets deltas back through the loop. Between two steps the thread
+takes in what arrived: new requests, cancellations, loads, unloads, scoring. A chat is admitted before background
+work and some rows are always kept for it.
+
+Left out: running one batch across adapters. Each version has merged weights of its own (`policies.merging`), so
+versions decode one after the other; that only costs while two are busy at once.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from policies.chat import encode_completion, encode_prompt, load_tokenizer
+from policies.config import EngineConfig
+from policies.decoding import Answer, Batch, Detokenizer
+from policies.engine import AdapterRef, Delta, EngineHealth, Priority
+from policies.merging import merged
+from policies.scoring import ScoreJob
+from policies.streams import DeltaStream
+from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
+from store.records import Message, Sampling
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass
+class Served:
+    """One resident version. It is dropped when it is closed and nobody uses it any more."""
+
+    batch: Batch
+    users: int = 0
+    closed: bool = False
+
+
+@dataclass
+class Work:
+    """What the thread has to do; guarded by the engine's condition."""
+
+    waiting: dict[Priority, deque[Answer]] = field(
+        default_factory=lambda: {priority: deque() for priority in Priority}
+    )
+    joining: list[Answer] = field(default_factory=list)
+    calls: deque[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=deque)
+    scores: deque[tuple[ScoreJob, Future[Any]]] = field(default_factory=deque)
+    closing: bool = False
+
+    def queued(self) -> int:
+        return sum(map(len, self.waiting.values()))
+
+
+class HfEngine:
+    """Implements `policies.engine.Engine`."""
+
+    name = "hf"
+
+    def __init__(self, config: EngineConfig, model_directory: Path, base_digest: str) -> None:
+        self._config, self._directory = config, model_directory
+        self.fingerprint = hashlib.sha256(f"hf {base_digest}".encode()).hexdigest()[:16]
+        self._work = Work()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._served: dict[str | None, Served] = {}
+        self._ready = False
+        self._tokenizer: Any = None
+        self._ends: frozenset[int] = frozenset()
+        self._context = config.max_context
+        # One row in four stays free for people while background work runs.
+        self._background_rows = max(1, config.max_batch - max(1, config.max_batch // 4))
+
+    async def start(self) -> None:
+        if self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._run, name="hf-engine", daemon=True)
+        self._thread.start()
+        await self._call(self._load_base)
+        self._ready = True
+        stream = await self.generate([Message("user", "Hello")], Sampling(max_tokens=2), adapter=None)
+        async for _ in stream:
+            pass
+
+    async def close(self) -> None:
+        thread, self._thread, self._ready = self._thread, None, False
+        if thread is None:
+            return
+        with self._changed:
+            self._work.closing = True
+            self._changed.notify()
+        await asyncio.to_thread(thread.join)
+
+    async def load(self, adapter: AdapterRef) -> None:
+        if adapter.version in self._served and not self._served[adapter.version].closed:
+            return
+        # Merging reads base weights only, so it can run beside a step; publishing happens between steps.
+        base = self._served[None].batch
+        model = await asyncio.to_thread(merged, base.model, adapter)
+        batch = Batch(model, self._tokenizer, self._ends)
+        await self._call(lambda: self._publish(adapter.version, batch))
+
+    async def unload(self, version: str) -> None:
+        await self._call(lambda: self._retire(version))
+
+    async def resident(self) -> tuple[str, ...]:
+        return self._resident()
+
+    async def generate(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        *,
+        adapter: str | None,
+        priority: Priority = Priority.CHAT,
+    ) -> DeltaStream:
+        if not self._ready:
+            raise EngineUnavailable("the engine is not running")
+        prompt = encode_prompt(self._tokenizer, messages)
+        if len(prompt) + sampling.max_tokens > self._context:
+            raise Invalid(
+                f"the prompt has {len(prompt)} tokens; with max_tokens {sampling.max_tokens} that is more than "
+                f"the context of {self._context}",
+                param="messages",
+            )
+        loop = asyncio.get_running_loop()
+        stream = DeltaStream(lambda: self._cancel(answer))
+
+        def emit(item: Delta | Exception) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(stream.put, item)
+
+        answer = Answer(prompt, sampling, adapter, priority, emit, Detokenizer(self._tokenizer))
+        with self._changed:
+            served = self._require(adapter)
+            if self._work.queued() >= self._config.max_queue + self._free_rows():
+                raise EngineBusy(
+                    f"{self._work.queued()} requests wait already (policies.engine.max_queue)",
+                    retry_after=1.0,
+                )
+            served.users += 1
+            self._work.waiting[priority].append(answer)
+            self._changed.notify()
+        return stream
+
+    async def score(
+        self, prompts: Sequence[Sequence[Message]], continuations: Sequence[str], *, adapter: str | None
+    ) -> list[list[float]]:
+        if not self._ready:
+            raise EngineUnavailable("the engine is not running")
+        rows = [
+            (
+                encode_prompt(self._tokenizer, prompt),
+                encode_completion(self._tokenizer, text, ended=False),
+            )
+            for prompt, text in zip(prompts, continuations, strict=True)
+        ]
+        if any(len(prompt) + len(answer) > self._context for prompt, answer in rows):
+            raise Invalid(f"a row to score is longer than the context of {self._context}", param="messages")
+        future: Future[list[list[float]]] = Future()
+        with self._changed:
+            served = self._require(adapter)
+            served.users += 1
+            self._work.scores.append((ScoreJob(served.batch.model, rows, adapter), future))
+            self._changed.notify()
+        return await asyncio.wrap_future(future)
+
+    async def health(self) -> EngineHealth:
+        running = sum(len(served.batch.answers) for served in list(self._served.values()))
+        alive = self._thread is not None and self._thread.is_alive()
+        return EngineHealth(
+            ready=self._ready and alive,
+            running=running + len(self._work.joining),
+            waiting=self._work.queued(),
+            adapters=self._resident(),
+            detail="" if alive else "the engine's thread is not running",
+        )
+
+    async def yield_compute(self) -> None:
+        await self._call(lambda: torch.set_num_threads(1))
+
+    async def reclaim_compute(self) -> None:
+        await self._call(self._take_threads)
+
+    # What follows runs on the engine's thread, except where it says otherwise.
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait_for_work():
+                try:
+                    self._turn()
+                except Exception as error:  # a fault of one step must not leave every client waiting for ever
+                    log.exception("a decoding step failed")
+                    self._fail_all(EngineUnavailable(f"the engine failed: {error}"))
+        self._fail_all(EngineUnavailable("the engine was closed"))
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False when closing."""
+        with self._changed:
+            while not self._work.closing and not self._busy():
+                self._changed.wait()
+            return not self._work.closing
+
+    def _busy(self) -> bool:
+        work = self._work
+        decoding = any(served.batch.answers for served in self._served.values())
+        return bool(decoding or work.calls or work.scores or work.joining or work.queued())
+
+    def _turn(self) -> None:
+        """One round: what was asked of the engine, one piece of one prompt, one step of every batch, one score."""
+        self._answer_calls()
+        self._admit()
+        self._prefill_one()
+        for served in list(self._served.values()):
+            if served.batch.answers:
+                self._step(served)
+        self._score_some()
+        self._drop_unused()
+
+    def _answer_calls(self) -> None:
+        while self._work.calls:
+            call, future = self._work.calls.popleft()
+            try:
+                future.set_result(call())
+            except Exception as error:  # the caller's to handle, on the caller's side
+                future.set_exception(error)
+
+    def _admit(self) -> None:
+        """Take waiting requests into free rows, people first."""
+        with self._changed:
+            for priority in Priority:
+                queue = self._work.waiting[priority]
+                while queue and (queue[0].cancelled or self._rows() < self._limit(priority)):
+                    answer = queue.popleft()
+                    if answer.cancelled:
+                        self._served[answer.adapter].users -= 1
+                    else:
+                        self._work.joining.append(answer)
+            self._work.joining.sort(key=lambda answer: answer.priority)
+
+    def _prefill_one(self) -> None:
+        if not self._work.joining:
+            return
+        answer = self._work.joining[0]
+        served = self._served[answer.adapter]
+        if answer.cancelled:
+            self._work.joining.pop(0)
+            served.users -= 1
+            return
+        before = len(served.batch.answers)
+        last = len(answer.chunks) == 1
+        served.batch.prefill(answer)
+        if last:
+            self._work.joining.pop(0)
+            if len(served.batch.answers) == before:
+                served.users -= 1
+
+    def _step(self, served: Served) -> None:
+        before = len(served.batch.answers)
+        served.batch.step()
+        served.users -= before - len(served.batch.answers)
+
+    def _score_some(self) -> None:
+        """One forward of the oldest scoring job."""
+        if not self._work.scores:
+            return
+        job, future = self._work.scores[0]
+        try:
+            finished = job.advance()
+        except Exception as error:  # the caller's to handle
+            future.set_exception(error)
+            finished = True
+        else:
+            if finished:
+                future.set_result(job.results())
+        if finished:
+            self._work.scores.popleft()
+            self._served[job.adapter].users -= 1
+
+    def _drop_unused(self) -> None:
+        with self._changed:
+            for version in [v for v, served in self._served.items() if served.closed and served.users == 0]:
+                del self._served[version]
+
+    def _fail_all(self, error: EngineUnavailable) -> None:
+        with self._changed:
+            work, self._work = self._work, Work(closing=self._work.closing)
+        answers = [*work.joining, *(a for queue in work.waiting.values() for a in queue)]
+        for served in self._served.values():
+            answers += served.batch.answers
+            served.batch = Batch(served.batch.model, self._tokenizer, self._ends)
+            served.users = 0
+        for answer in answers:
+            answer.emit(error)
+        for _, future in [*work.calls, *work.scores]:
+            future.set_exception(error)
+
+    def _load_base(self) -> None:
+        self._take_threads()
+        device = self._config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(
+            self._directory, dtype=dtype, local_files_only=True, use_safetensors=True
+        )
+        model.requires_grad_(False).eval().to(device)
+        self._tokenizer = load_tokenizer(self._directory)
+        ends = model.generation_config.eos_token_id
+        listed = ends if isinstance(ends, list) else [ends]
+        self._ends = frozenset({*listed, self._tokenizer.eos_token_id} - {None})
+        self._context = min(self._config.max_context, model.config.max_position_embeddings)
+        self._served[None] = Served(Batch(model, self._tokenizer, self._ends))
+
+    def _take_threads(self) -> None:
+        threads = self._config.threads
+        torch.set_num_threads((os.cpu_count() or 1) if threads == "auto" else threads)
+
+    def _publish(self, version: str, batch: Batch) -> None:
+        with self._changed:
+            served = self._served.get(version)
+            if served is None:
+                self._served[version] = Served(batch)
+            else:
+                served.closed = False
+
+    def _retire(self, version: str) -> None:
+        with self._changed:
+            if version in self._served:
+                self._served[version].closed = True
+        self._drop_unused()
+
+    def _rows(self) -> int:
+        decoding = sum(len(served.batch.answers) for served in self._served.values())
+        return decoding + len(self._work.joining)
+
+    def _limit(self, priority: Priority) -> int:
+        return self._config.max_batch if priority is Priority.CHAT else self._background_rows
+
+    def _free_rows(self) -> int:
+        """Rows the next turn could fill (any thread, under the lock)."""
+        return max(0, self._config.max_batch - self._rows())
+
+    def _resident(self) -> tuple[str, ...]:
+        """Versions open for requests (any thread)."""
+        return tuple(v for v, served in list(self._served.items()) if v is not None and not served.closed)
+
+    def _require(self, adapter: str | None) -> Served:
+        """The resident version (any thread, under the lock)."""
+        served = self._served.get(adapter)
+        if served is None or served.closed:
+            raise NotFound(f"adapter {adapter} is not loaded", param="model")
+        return served
+
+    def _cancel(self, answer: Answer) -> None:
+        """Mark an answer; its row is freed before the next step (any thread)."""
+        with self._changed:
+            answer.cancelled = True
+            self._changed.notify()
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        """Run something on the engine's thread between two steps (event loop)."""
+        future: Future[T] = Future()
+        with self._changed:
+            if self._thread is None or self._work.closing:
+                raise EngineUnavailable("the engine is not running")
+            self._work.calls.append((call, future))
+            self._changed.notify()
+        return await asyncio.wrap_future(future)
