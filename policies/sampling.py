@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from policies.batches import Row
-from policies.chat import encode_completion
+from policies.chat import end_token
 from policies.learner import Learner, View
 from policies.logprobs import entropy
 from policies.shape import Answer
@@ -66,21 +66,22 @@ class Sampler:
         longest = max(len(prompt) for prompt in prompts)
         ids = torch.tensor([[*[0] * (longest - len(prompt)), *prompt] for prompt in prompts])
         mask = torch.tensor([[*[0] * (longest - len(prompt)), *[1] * len(prompt)] for prompt in prompts])
-        seen = _Entropies()
+        seen, ends = _Entropies(), self._ends()
         out = self.learner.causal.generate(
             input_ids=ids.to(self.learner.device),
             attention_mask=mask.to(self.learner.device),
-            generation_config=self._config(),
+            generation_config=self._config(ends),
             logits_processor=LogitsProcessorList([seen]),
         )
         entropies = torch.stack(seen.steps, dim=1)
         return [
-            self._drawn(prompt, tokens[longest:].tolist(), row.tolist())
+            self._drawn(prompt, tokens[longest:].tolist(), ends=ends, entropies=row.tolist())
             for prompt, tokens, row in zip(prompts, out, entropies, strict=True)
         ]
 
-    def _drawn(self, prompt: Sequence[int], tokens: list[int], entropies: list[float]) -> Drawn:
-        ends = self._ends()
+    def _drawn(
+        self, prompt: Sequence[int], tokens: list[int], *, ends: list[int], entropies: list[float]
+    ) -> Drawn:
         at = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
         ended = at < len(tokens)
         text = self.tokenizer.decode(tokens[:at], skip_special_tokens=True)
@@ -90,10 +91,10 @@ class Sampler:
     def _ends(self) -> list[int]:
         """Tokens that end an answer: the template's own, and whatever the model's authors listed."""
         listed = self.learner.causal.generation_config.eos_token_id
-        own = encode_completion(self.tokenizer, "", ended=True)[-1:]
+        own = [end_token(self.tokenizer)]
         return sorted({*own, *([listed] if isinstance(listed, int) else listed or [])})
 
-    def _config(self) -> GenerationConfig:
+    def _config(self, ends: list[int]) -> GenerationConfig:
         warm = self.evaluation.temperature > 0
         return GenerationConfig(
             do_sample=warm,
@@ -101,6 +102,6 @@ class Sampler:
             top_p=self.evaluation.top_p if warm else 1.0,
             top_k=0 if warm else 50,  # 0 switches it off; greedy decoding objects to any but the default
             max_new_tokens=self.evaluation.probe_tokens,
-            eos_token_id=self._ends(),
-            pad_token_id=self._ends()[0],
+            eos_token_id=ends,
+            pad_token_id=ends[0],
         )

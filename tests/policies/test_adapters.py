@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -89,7 +88,7 @@ def test_links_are_refused(saved: tuple[Path, str], tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(directory)
     with pytest.raises(AdapterInvalid, match="not a directory"):
         verify_adapter(tmp_path / "link", digest)
-    os.rename(directory / WEIGHTS, tmp_path / "weights")
+    (directory / WEIGHTS).rename(tmp_path / "weights")
     (directory / WEIGHTS).symlink_to(tmp_path / "weights")
     with pytest.raises(AdapterInvalid, match="no place"):
         verify_adapter(directory, digest)

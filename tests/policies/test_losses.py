@@ -124,4 +124,5 @@ def test_class_weights_reach_the_ratio_within_the_cap(
 
 
 def test_every_form_of_example_has_its_loss() -> None:
-    assert LOSSES == {"kto": kto_loss, "dpo": dpo_loss}
+    assert dict(LOSSES, kto=kto_loss, dpo=dpo_loss) == LOSSES
+    assert set(LOSSES) == {"kto", "dpo"}

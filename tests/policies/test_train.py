@@ -1,7 +1,6 @@
 """The trainer child, whole, on the tiny model."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from policies.adapters import verify_adapter
 from policies.batches import as_messages
 from policies.chat import encode_completion, encode_prompt, load_tokenizer
+from policies.evaluate import probes_of
 from policies.learn import rate_factor
 from policies.spec import (
     ADAPTER,
@@ -31,7 +31,7 @@ from policies.spec import (
 from store.errors import TrainingFailed
 from store.failpoints import FAILPOINTS
 from store.files import read_jsonl
-from tests.policies.runs import make_run, make_spec, pair, thumb, train_child
+from tests.policies.runs import make_run, make_snapshot, make_spec, pair, thumb, train_child
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,8 @@ def logprobs(model: Any, ids: list[int], start: int) -> list[float]:
     return [float(logits[at - 1, ids[at]]) for at in range(start, len(ids))]
 
 
+# PEFT asks transformers for a property under its old name.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 def test_peft_loads_the_adapter_and_computes_what_the_report_attests(
     trained: Path, report: Report, tiny_model: Path
 ) -> None:
@@ -140,13 +142,14 @@ def test_a_destructive_rate_is_scaled_back_and_the_scale_written_down(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     budgets = KlSpec(step_soft=50, step_hard=1e-9, base_soft=50, base_hard=1e-9, scales=[1.0, 0.5, 0.25])
-    spec = make_spec(tiny_model, kl=budgets, optim=OptimSpec(epochs=1, batch_size=8, learning_rate=0.5))
+    spec = make_spec(tiny_model, kl=budgets, optim=OptimSpec(epochs=1, batch_size=8, learning_rate=3e-2))
     child = train_child(make_run(tmp_path, spec))
     assert child.returncode == 0, child.stderr
     found = read_report(tmp_path)
     assert [row["scale"] for row in found.scales] == [1.0, 0.5, 0.25]
     assert found.scale == 0.25
-    assert found.metrics["kl/base_token"] == found.scales[-1]["kl/base_token"] < found.scales[0]["kl/base_token"]
+    tried = [row["kl/base_token"] for row in found.scales]
+    assert found.metrics["kl/base_token"] == tried[-1] < tried[0]
     assert verify_adapter(tmp_path / ADAPTER, found.adapter_digest).alpha == 0.25 * 8
 
 
@@ -216,17 +219,21 @@ def test_inputs_changed_after_the_seal_are_refused(tiny_model: Path, tmp_path: P
     assert child.returncode == 1 and "spec.json" in child.stderr
 
 
-def test_probes_are_borrowed_from_the_examples_where_there_are_none(tiny_model: Path, tmp_path: Path) -> None:
-    from policies.evaluate import probes_of
-    from tests.policies.runs import make_snapshot
-
+def test_probes_are_borrowed_from_the_examples_where_there_are_none(tiny_model: Path) -> None:
     snapshot = make_snapshot(make_spec(tiny_model)).model_copy(update={"probes": []})
     assert [probe.id for probe in probes_of(snapshot)] == [f"k{number}" for number in range(8)]
 
 
 @pytest.mark.parametrize(
     ("step", "total", "warmup", "wanted"),
-    [(0, 10, 0.2, 0.5), (1, 10, 0.2, 1.0), (2, 10, 0.2, 1.0), (9, 10, 0.2, 0.125), (0, 1, 0.1, 1.0), (0, 4, 0.0, 1.0)],
+    [
+        (0, 10, 0.2, 0.5),
+        (1, 10, 0.2, 1.0),
+        (2, 10, 0.2, 1.0),
+        (9, 10, 0.2, 0.125),
+        (0, 1, 0.1, 1.0),
+        (0, 4, 0.0, 1.0),
+    ],
 )
 def test_the_rate_rises_then_falls(step: int, total: int, warmup: float, wanted: float) -> None:
     assert rate_factor(step, total, warmup) == pytest.approx(wanted)
