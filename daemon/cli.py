@@ -62,6 +62,10 @@ def serve(
 ) -> None:
     """Run the service: chat, feedback, and the loop that learns from it."""
     import asyncio
+    import os
+
+    # Before torch loads: OpenMP threads that spin while waiting starve the trainer beside them (and each other).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from daemon.config import with_api
     from daemon.logs import configure

@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
+from policies.adapters import verify_adapter
 from policies.chat import encode_completion, encode_prompt, load_tokenizer
 from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
-from policies.merging import merged
+from policies.merging import merged_copy
 from policies.scoring import ScoreJob
 from policies.streams import DeltaStream
 from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
@@ -108,7 +109,7 @@ class HfEngine:
             return
         # Merging reads base weights only, so it can run beside a step; publishing happens between steps.
         base = self._served[None].batch
-        model = await asyncio.to_thread(merged, base.model, adapter)
+        model = await asyncio.to_thread(verified_copy, base.model, adapter)
         batch = Batch(model, self._tokenizer, self._ends)
         await self._call(lambda: self._publish(adapter.version, batch))
 
@@ -379,3 +380,14 @@ class HfEngine:
             self._work.calls.append((call, future))
             self._changed.notify()
         return await asyncio.wrap_future(future)
+
+
+@torch.no_grad()
+def verified_copy(base: Any, adapter: AdapterRef) -> Any:
+    """The base with an adapter merged in, its files verified first.
+
+    Raises:
+        AdapterInvalid: the files do not verify, or do not fit this base.
+    """
+    verify_adapter(adapter.path, adapter.digest)
+    return merged_copy(base, adapter.path)
