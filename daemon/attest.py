@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from daemon.runtime import Runtime
 from policies.spec import AttestationRow
 from store.errors import AttestationFailed, HonedError
+from store.failpoints import failpoint
 from store.records import Adapter, Message
 
 
@@ -63,6 +64,7 @@ async def load_and_attest(runtime: Runtime, adapter: Adapter, rows: Sequence[Att
     if resident and adapter.version in runtime.attested:
         return
     await runtime.engine.load(runtime.reference(adapter))
+    failpoint("iteration.loaded")
     try:
         await attest(runtime, adapter.version, rows)
     except HonedError:
