@@ -6,12 +6,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from policies.batches import Row
-from policies.features import CutModel
+from policies.features import SHARED, CutModel, shared_prefix
 from policies.learner import Learner, load_learner
 from policies.spec import LoraSpec
 from tests.policies.runs import make_spec
 
-ROWS = [Row(tuple(range(5, 30)), 10), Row(tuple(range(40, 52)), 3), Row((9, 8, 7), 1)]
+APART = [Row(tuple(range(5, 30)), 10), Row(tuple(range(40, 52)), 3), Row((9, 8, 7), 1)]
+ALIKE = [Row((*range(60, 80), *range(5 + i, 12 + 2 * i)), 21 + i) for i in range(4)]
 
 
 @pytest.fixture
@@ -24,26 +25,33 @@ def learner(tiny_model: Path) -> Learner:
     return learner
 
 
-def plain_states(causal: Any) -> torch.Tensor:
+@pytest.fixture(params=[APART, ALIKE], ids=["apart", "alike"])
+def rows(request: pytest.FixtureRequest) -> list[Row]:
+    """Rows that share nothing, and rows that begin alike."""
+    found: list[Row] = request.param
+    return found
+
+
+def plain_states(causal: Any, rows: list[Row]) -> torch.Tensor:
     """One whole forward per row: no padding, nothing kept."""
     return torch.cat(
         [
             causal.model(input_ids=torch.tensor([row.ids])).last_hidden_state[0, row.start - 1 : -1]
-            for row in ROWS
+            for row in rows
         ]
     )
 
 
-def test_the_cut_model_equals_the_whole_one(learner: Learner) -> None:
+def test_the_cut_model_equals_the_whole_one(learner: Learner, rows: list[Row]) -> None:
     assert learner.cut.cut
     for _ in ("computed", "kept"):
-        found = learner.cut.answer_states(ROWS)
-        torch.testing.assert_close(found, plain_states(learner.causal), atol=2e-5, rtol=0)
+        found = learner.cut.answer_states(rows)
+        torch.testing.assert_close(found, plain_states(learner.causal, rows), atol=2e-5, rtol=0)
 
 
-def test_gradients_through_the_cut_equal_those_of_the_whole(learner: Learner) -> None:
+def test_gradients_through_the_cut_equal_those_of_the_whole(learner: Learner, rows: list[Row]) -> None:
     gradients = []
-    for states in (learner.cut.answer_states(ROWS), plain_states(learner.causal)):
+    for states in (learner.cut.answer_states(rows), plain_states(learner.causal, rows)):
         (states * torch.linspace(-1, 1, states.numel()).view_as(states)).sum().backward()
         gradients.append([weight.grad.clone() for weight in learner.weights() if weight.grad is not None])
         learner.model.zero_grad()
@@ -51,23 +59,25 @@ def test_gradients_through_the_cut_equal_those_of_the_whole(learner: Learner) ->
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-4, rtol=1e-3)
 
 
-def test_without_room_states_are_computed_again(learner: Learner) -> None:
+def test_without_room_states_are_computed_again(learner: Learner, rows: list[Row]) -> None:
     roomless = CutModel(learner.causal, 2, cache_bytes=0)
     assert roomless.cut
     for _ in range(2):
-        torch.testing.assert_close(roomless.answer_states(ROWS), learner.cut.answer_states(ROWS))
+        torch.testing.assert_close(roomless.answer_states(rows), learner.cut.answer_states(rows))
 
 
-def test_room_for_some_rows_keeps_those(learner: Learner) -> None:
+def test_room_for_some_rows_keeps_those(learner: Learner, rows: list[Row]) -> None:
     little = CutModel(learner.causal, 2, cache_bytes=4 * 48 * 30)
-    torch.testing.assert_close(little.answer_states(ROWS), learner.cut.answer_states(ROWS))
-    torch.testing.assert_close(little.answer_states(ROWS[::-1]), learner.cut.answer_states(ROWS[::-1]))
+    torch.testing.assert_close(little.answer_states(rows), learner.cut.answer_states(rows))
+    torch.testing.assert_close(little.answer_states(rows[::-1]), learner.cut.answer_states(rows[::-1]))
 
 
-def test_adapters_in_every_block_run_whole(tiny_model: Path) -> None:
+def test_adapters_in_every_block_run_whole(tiny_model: Path, rows: list[Row]) -> None:
     whole = load_learner(make_spec(tiny_model, lora=LoraSpec(rank=4, alpha=8, top_layers=None)))
     assert not whole.cut.cut
-    torch.testing.assert_close(whole.cut.answer_states(ROWS), plain_states(whole.causal), atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        whole.cut.answer_states(rows), plain_states(whole.causal, rows), atol=2e-5, rtol=0
+    )
 
 
 def test_blocks_of_several_kinds_are_not_cut(tiny_model: Path) -> None:
@@ -87,3 +97,18 @@ def scale_embeddings(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[An
     ids = kwargs.pop("input_ids", None)
     embeddings = module.embed_tokens(ids) if ids is not None else kwargs["inputs_embeds"]
     return args, {**kwargs, "inputs_embeds": embeddings * 7.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        (ALIKE, 20),
+        (APART, 0),
+        (ALIKE[:1], 0),
+        ([Row(tuple(range(30)), 10), Row(tuple(range(30)), 25)], 9),
+        ([Row(tuple(range(SHARED + 2)), SHARED + 1)] * 2, SHARED),
+        ([Row(tuple(range(SHARED + 2)), SHARED)] * 2, 0),
+    ],
+)
+def test_a_shared_beginning_ends_before_the_first_answer(rows: list[Row], wanted: int) -> None:
+    assert shared_prefix(rows) == wanted
