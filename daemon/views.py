@@ -5,16 +5,16 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from api import views
 from store.db import Store
 from store.files import write_json
-from store.records import Adapter, Iteration, StageEntry
 
 if TYPE_CHECKING:
     from daemon.client import Client
@@ -51,62 +51,22 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def iteration_summary(store: Store, item: Iteration) -> Row:
-    metrics = store.metrics.get(item.id)
-    return {
-        "id": item.id,
-        "stage": item.stage.value,
-        "trigger": item.trigger,
-        "incumbent": item.incumbent or "base",
-        "candidate": item.candidate,
-        "created_at": item.created_at,
-        "finished_at": item.finished_at,
-        "reason": item.reason,
-        "counts": item.counts,
-        "kl_step": metrics.get("kl/step_token"),
-        "kl_base": metrics.get("kl/base_token"),
-    }
-
-
 def iteration_rows(store: Store, limit: int) -> list[Row]:
-    return [iteration_summary(store, item) for item in store.iterations.list(limit=limit)]
+    """The history, newest first, each with its two distances."""
+    rows = []
+    for item in store.iterations.list(limit=limit):
+        metrics = store.metrics.get(item.id)
+        distances = {"kl_step": metrics.get("kl/step_token"), "kl_base": metrics.get("kl/base_token")}
+        rows.append({**views.iteration(item), **distances})
+    return rows
 
 
-def durations(entries: Sequence[StageEntry], now: float | None) -> list[Row]:
-    """Stages with how long each lasted, seconds; the last is open until the iteration ends."""
-    ends = [entry.at for entry in entries[1:]] + [now]
-    return [
-        {
-            "stage": entry.stage.value,
-            "at": entry.at,
-            "seconds": None if end is None else end - entry.at,
-            "note": entry.note,
-        }
-        for entry, end in zip(entries, ends, strict=True)
-    ]
-
-
-def iteration_row(store: Store, iteration_id: int) -> Row:
-    item = store.iterations.get(iteration_id)
-    saved = store.iterations.report(iteration_id) or {}
-    return {
-        **iteration_summary(store, item),
-        "stages": durations(store.iterations.stages(iteration_id), item.finished_at),
-        "metrics": store.metrics.get(iteration_id),
-        "gates": [asdict(gate) for gate in store.iterations.gates(iteration_id)],
-        "samples": saved.get("samples", []),
-        "scale": saved.get("scale"),
-        "seconds": saved.get("seconds", {}),
-        "config": item.config,
-    }
-
-
-def adapter_row(item: Adapter) -> Row:
-    return {**asdict(item), "path": str(item.path), "status": item.status.value}
+def iteration_row(store: Store, number_: int) -> Row:
+    return views.iteration_in_full(store, number_, now=time.time())
 
 
 def adapter_rows(store: Store) -> list[Row]:
-    return [adapter_row(item) for item in store.adapters.list()]
+    return [views.adapter(item) for item in store.adapters.list()]
 
 
 def status(row: Row) -> str:
