@@ -67,6 +67,7 @@ class FakeLimits:
 class _Request:
     """One answer: what it needs, where it goes, and the task that writes it while it runs."""
 
+    priority: Priority
     messages: Sequence[Message]
     sampling: Sampling
     adapter: str | None
@@ -81,8 +82,8 @@ class _Queue:
     order: Iterator[int] = field(default_factory=itertools.count)
     heap: list[tuple[int, int, _Request]] = field(default_factory=list)
 
-    def push(self, priority: Priority, request: _Request) -> None:
-        heapq.heappush(self.heap, (int(priority), next(self.order), request))
+    def push(self, request: _Request) -> None:
+        heapq.heappush(self.heap, (int(request.priority), next(self.order), request))
 
     def pop(self) -> _Request:
         return heapq.heappop(self.heap)[2]
@@ -146,11 +147,11 @@ class FakeEngine:
                 f"that is more than the context of {self._limits.max_context}",
                 param="messages",
             )
-        if len(self._running) + len(self._queue.heap) >= self._limits.max_batch + self._limits.max_queue:
+        if self._live(priority) >= self._limits.max_batch + self._limits.max_queue:
             raise EngineBusy("too many requests wait for an answer", retry_after=1.0)
         stream = DeltaStream(lambda: self._cancel(request))
-        request = _Request(messages, sampling, adapter, stream)
-        self._queue.push(priority, request)
+        request = _Request(priority, messages, sampling, adapter, stream)
+        self._queue.push(request)
         self._admit()
         return stream
 
@@ -186,6 +187,12 @@ class FakeEngine:
             raise EngineUnavailable("the engine is not running")
         if adapter is not None and adapter not in self._adapters:
             raise NotFound(f"adapter {adapter} is not loaded", param="model")
+
+    def _live(self, priority: Priority) -> int:
+        """Requests of a priority, each counted by itself: background work never fills the queue for people."""
+        return sum(
+            request.priority is priority for request in [*self._running, *(e[2] for e in self._queue.heap)]
+        )
 
     def _admit(self) -> None:
         while self._queue.heap and len(self._running) < self._limits.max_batch:
