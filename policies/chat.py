@@ -23,11 +23,12 @@ def load_tokenizer(model_dir: Path) -> Any:
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Token ids of a conversation up to where the answer starts."""
+    control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     turns = [
         {
             # Templates know no developer; OpenAI's meaning of it is what others call system.
             "role": str(Role.SYSTEM if message.role == Role.DEVELOPER else message.role),
-            "content": without_control(message.content, tokenizer.all_special_tokens),
+            "content": without_control(message.content, control),
         }
         for message in messages
     ]
@@ -45,8 +46,10 @@ def end_token(tokenizer: Any) -> int:
     """The token that ends an answer: what the template puts there, if that is a control token, else EOS."""
     turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": MARK}]
     after = tokenizer.apply_chat_template(turns, tokenize=False).partition(MARK)[2]
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    return int(ids[0] if ids and ids[0] in tokenizer.all_special_ids else tokenizer.eos_token_id)
+    first = next(iter(tokenizer(after, add_special_tokens=False)["input_ids"]), None)
+    # Not `all_special_ids`: it leaves out control tokens that have no name such as EOS in this tokenizer.
+    known = tokenizer.added_tokens_decoder.get(first)
+    return int(first if known is not None and known.special else tokenizer.eos_token_id)
 
 
 def without_control(text: str, control: Sequence[str]) -> str:

@@ -126,6 +126,7 @@ def test_closing_the_stream_frees_its_row(kind: str, tiny_model: Path, started: 
     assert with_engine(make_engine(kind, tiny_model, max_batch=1), scene)
 
 
+@pytest.mark.parametrize("kind", ["fake"])
 def test_a_full_queue_refuses_and_takes_again_when_there_is_room(kind: str, tiny_model: Path) -> None:
     async def scene(engine: Engine) -> float:
         streams = [await engine.generate(ask(f"{n}"), LONG, adapter=None) for n in range(3)]
