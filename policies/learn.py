@@ -75,7 +75,7 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
     """Train the LoRA in place; the last weights are kept, early stop or not.
 
     Raises:
-        TrainingFailed: a loss or gradient is not a finite number.
+        TrainingFailed: a loss, gradient or measured KL is not a finite number.
     """
     optim = spec.optim
     optimizer = torch.optim.AdamW(learner.weights(), lr=optim.learning_rate, weight_decay=0.0)
@@ -98,6 +98,9 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
         metrics |= {"train/rate": rate, "train/grad_norm": float(norm)}
         if is_check(done, len(plan)):
             trace.kl = metrics["train/kl_watched"] = watch.measure()
+            # The last step has no next loss to show that it went wrong.
+            if not math.isfinite(trace.kl):
+                raise TrainingFailed(f"step {done}: the policy gives no finite KL any more")
         on_step(done, len(plan), metrics)
         if trace.kl >= spec.kl.step_soft and done < len(plan):
             return Outcome(done, True, trace.metrics())

@@ -1,11 +1,15 @@
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from policies.child import PARENT, die_with_parent, owning, sweep
+from policies.spec import MANIFEST, PROGRESS, OptimSpec
 from store.errors import TrainingFailed
-from tests.policies.runs import make_run, make_spec, train_child
+from tests.policies.runs import ROOT, make_run, make_spec, train_child
 
 
 def test_two_trainers_never_share_a_directory(tiny_model: Path, tmp_path: Path) -> None:
@@ -55,3 +59,35 @@ def test_sweeping_removes_results_and_keeps_inputs(tmp_path: Path) -> None:
         (tmp_path / name / "adapter_model.safetensors").write_text("old")
     sweep(tmp_path)
     assert set(tmp_path.iterdir()) == inputs
+
+
+SERVICE = """
+import os, subprocess, sys, time
+from pathlib import Path
+run_dir, parent, progress = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+subprocess.Popen([sys.executable, "-m", "policies.train", str(run_dir)], env={**os.environ, parent: str(os.getpid())})
+while "train/loss" not in ((run_dir / progress).read_text() if (run_dir / progress).exists() else ""):
+    time.sleep(0.05)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_a_trainer_dies_with_its_service(tiny_model: Path, tmp_path: Path) -> None:
+    endless = OptimSpec(epochs=50, batch_size=2, learning_rate=1e-6)
+    run_dir = make_run(tmp_path, make_spec(tiny_model, optim=endless))
+    arguments = [sys.executable, "-c", SERVICE, str(run_dir), PARENT, PROGRESS]
+    subprocess.run(arguments, cwd=ROOT, timeout=120, check=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 5
+    while not is_free(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert is_free(run_dir)
+    assert not (run_dir / MANIFEST).exists()
+
+
+def is_free(run_dir: Path) -> bool:
+    try:
+        with owning(run_dir):
+            return True
+    except TrainingFailed:
+        return False

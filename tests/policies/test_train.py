@@ -197,8 +197,11 @@ def test_a_trainer_killed_anywhere_leaves_nothing_half_believed_and_runs_again(
     assert not list(run_dir.glob(".*"))
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_with_its_reason(tiny_model: Path, tmp_path: Path) -> None:
-    spec = make_spec(tiny_model, optim=OptimSpec(epochs=3, batch_size=8, learning_rate=1e30, warmup=0))
+@pytest.mark.parametrize("size", [8, 32], ids=["seen by the next step", "in the only step"])
+def test_an_update_that_breaks_the_numbers_ends_the_run_with_its_reason(
+    tiny_model: Path, tmp_path: Path, size: int
+) -> None:
+    spec = make_spec(tiny_model, optim=OptimSpec(epochs=1, batch_size=size, learning_rate=1e30, warmup=0))
     child = train_child(make_run(tmp_path, spec))
     assert child.returncode == 1
     assert child.stderr.startswith("TrainingFailed: step ") and child.stderr.count("\n") == 1
