@@ -46,7 +46,7 @@ def end_token(tokenizer: Any) -> int:
     """The token that ends an answer: what the template puts there, if that is a control token, else EOS."""
     turns = [{"role": "user", "content": "-"}, {"role": "assistant", "content": MARK}]
     after = tokenizer.apply_chat_template(turns, tokenize=False).partition(MARK)[2]
-    first = next(iter(tokenizer(after, add_special_tokens=False)["input_ids"]), None)
+    first = next(iter(tokenizer(after, add_special_tokens=False)["input_ids"]), tokenizer.eos_token_id)
     # Not `all_special_ids`: it leaves out control tokens that have no name such as EOS in this tokenizer.
     known = tokenizer.added_tokens_decoder.get(first)
     return int(first if known is not None and known.special else tokenizer.eos_token_id)
