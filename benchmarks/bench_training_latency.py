@@ -7,6 +7,7 @@ questions both times. Prints a table and writes benchmarks/results/training_late
 """
 
 import json
+import random
 import statistics
 import tempfile
 import threading
@@ -76,19 +77,19 @@ def training(client: Client, done: threading.Event) -> None:
 def main() -> None:
     """Measure both, print, write."""
     plan = Plan(thumbs=VOTES)
-    with tempfile.TemporaryDirectory(prefix="honed-bench-") as folder:
-        with service(Path(folder), HONED_DAEMON__SCHEDULE__ENABLED="false") as client:
-            crowd = Crowd(client, plan)
-            import random
-
-            crowd.vote_on(crowd.ask_all(prompts().asked[:VOTES], seed=1), random.Random(0))
-            idle = measure(crowd, lambda count: count < IDLE)
-            done = threading.Event()
-            thread = threading.Thread(target=training, args=(client, done))
-            thread.start()
-            busy = measure(crowd, lambda _: not done.is_set())
-            thread.join()
-            ended = client.get("/v1/iterations/1")
+    with (
+        tempfile.TemporaryDirectory(prefix="honed-bench-") as folder,
+        service(Path(folder), HONED_DAEMON__SCHEDULE__ENABLED="false") as client,
+    ):
+        crowd = Crowd(client, plan)
+        crowd.vote_on(crowd.ask_all(prompts().asked[:VOTES], seed=1), random.Random(0))
+        idle = measure(crowd, lambda count: count < IDLE)
+        done = threading.Event()
+        thread = threading.Thread(target=training, args=(client, done))
+        thread.start()
+        busy = measure(crowd, lambda _: not done.is_set())
+        thread.join()
+        ended = client.get("/v1/iterations/1")
     figures = {
         "idle": summary(idle),
         "training": summary(busy),
@@ -97,7 +98,9 @@ def main() -> None:
     }
     for name in ("idle", "training"):
         row = figures[name]
-        print(f"{name:9} answers {row['answers']:4}  median {row['median_s']:.3f} s  p95 {row['p95_s']:.3f} s")
+        print(
+            f"{name:9} answers {row['answers']:4}  median {row['median_s']:.3f} s  p95 {row['p95_s']:.3f} s"
+        )
     print(f"p95 while training / idle: {figures['p95_ratio']:.2f}")
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
 

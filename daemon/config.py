@@ -73,11 +73,11 @@ class GateConfig(Section):
     """`[daemon.gate]`: limits a candidate must keep. A soft limit warns; a hard one rejects. KL in nats/token."""
 
     kl_step_soft: float = Field(default=0.15, gt=0)
-    """KL of the candidate to the incumbent; training stops early when its probe reaches this."""
+    """KL of the candidate to the incumbent; training stops early when it reaches this on watched answers."""
     kl_step_hard: float = Field(default=0.30, gt=0)
     """Above this at every scale, the candidate is rejected."""
-    kl_base_soft: float = Field(default=0.30, gt=0)
-    """Cumulative KL to the frozen base."""
+    kl_base_soft: float = Field(default=0.25, gt=0)
+    """Cumulative KL to the frozen base; training stops early at this too."""
     kl_base_hard: float = Field(default=0.45, gt=0)
     """The cumulative budget; a candidate over it is rejected."""
     scales: list[float] = [1.0, 0.75, 0.5, 0.25]
@@ -86,6 +86,8 @@ class GateConfig(Section):
     """Rise in the share of repeated 4-grams over the incumbent's."""
     repetition_hard: float = Field(default=0.25, ge=0)
     """The same, rejecting."""
+    repetition_max: float = Field(default=0.45, ge=0, le=1)
+    """Largest share of repeated 4-grams at all: small rises in every iteration must not add up."""
     empty_hard: float = Field(default=0.10, ge=0, le=1)
     """Largest share of empty answers."""
     length_ratio_soft: tuple[float, float] = (0.4, 2.0)

@@ -151,6 +151,7 @@ def checks(metrics: Mapping[str, float], limits: GateConfig) -> tuple[Check, ...
             soft=limits.repetition_soft,
             hard=limits.repetition_hard,
         ),
+        at_most("shape/repetition", get("shape/repetition"), soft=None, hard=limits.repetition_max),
         at_most("shape/empty", get("shape/empty"), soft=None, hard=limits.empty_hard),
         at_most("shape/length_ratio", length, soft=soft_high, hard=hard_high),
         at_least("shape/length_ratio", length, soft=soft_low, hard=hard_low),

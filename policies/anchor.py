@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from policies.batches import Row
-from policies.learner import Learner
+from policies.learner import Learner, View
 from policies.logprobs import exact_kl
+from policies.spec import KlSpec
 
 #: Answers, and tokens of each, that the early stop watches.
 WATCHED_ROWS = 8
@@ -29,24 +30,40 @@ def watched(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-class Watch:
-    """KL of the candidate to the incumbent on fixed answers, for the early stop.
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """Nats per token on the watched answers: from the incumbent, and from the base all iterations began with."""
 
-    Keeps the incumbent's final states (tokens x width), not its distributions (tokens x vocabulary).
+    step: float
+    base: float
+
+    def within(self, budget: KlSpec) -> bool:
+        """Whether training may go on: neither soft budget is reached."""
+        return self.step < budget.step_soft and self.base < budget.base_soft
+
+
+class Watch:
+    """KL of the candidate to the incumbent and to the base on fixed answers, for the early stop.
+
+    Both, because small steps in one direction add up faster than they look: KL grows with the square of the way.
+    Keeps the others' final states (tokens x width), not their distributions (tokens x vocabulary).
     """
 
     def __init__(self, learner: Learner, rows: Sequence[Row]) -> None:
         self._learner = learner
         self._rows = watched(rows)
-        self._incumbent = learner.answer_states(self._rows, view="incumbent") if self._rows else []
+        views: tuple[View, ...] = ("base",) if learner.from_base else ("incumbent", "base")
+        self._others = [
+            torch.cat(learner.answer_states(self._rows, view=view)) for view in views if self._rows
+        ]
 
-    def measure(self) -> float:
-        """Nats per token now; 0 without rows."""
+    def measure(self) -> Distance:
+        """Where the candidate is now; no distance without rows."""
         if not self._rows:
-            return 0.0
+            return Distance(0.0, 0.0)
         now = torch.cat(self._learner.answer_states(self._rows, view="candidate"))
-        (kl,) = exact_kl(now, [torch.cat(self._incumbent)], self._learner.head)
-        return float(kl.mean())
+        found = exact_kl(now, self._others, self._learner.head)
+        return Distance(float(found[0].mean()), float(found[-1].mean()))
 
 
 def is_check(step: int, total: int) -> bool:

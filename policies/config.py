@@ -38,9 +38,9 @@ class TrainConfig(BaseModel):
     layers: Literal["all"] | Annotated[int, Field(ge=1)] = 10
     """Adapt the linear layers of the last N blocks, or of all. Fewer is about three times faster on a CPU,
     because everything below is computed once."""
-    learning_rate: float = Field(default=1e-3, gt=0, le=1)
+    learning_rate: float = Field(default=7e-4, gt=0, le=1)
     """Peak rate of an adapter trained from the base. Models of billions of parameters want 5e-6 to 5e-5."""
-    learning_rate_continued: float = Field(default=5e-4, gt=0, le=1)
+    learning_rate_continued: float = Field(default=3e-4, gt=0, le=1)
     """Peak rate when the adapter continues from the incumbent."""
     epochs: int = Field(default=3, ge=1, le=50)
     """Passes over the examples."""

@@ -30,6 +30,7 @@ from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
 from policies.merging import merged_copy
+from policies.packing import PackedLinear, packed_copy, worth_packing
 from policies.scoring import ScoreJob
 from policies.streams import DeltaStream
 from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
@@ -78,6 +79,7 @@ class HfEngine:
         self._thread: threading.Thread | None = None
         self._served: dict[str | None, Served] = {}
         self._ready = False
+        self._base: Base | None = None
         self._tokenizer: Any = None
         self._ends: frozenset[int] = frozenset()
         self._context = config.max_context
@@ -108,8 +110,7 @@ class HfEngine:
         if adapter.version in self._served and not self._served[adapter.version].closed:
             return
         # Merging reads base weights only, so it can run beside a step; publishing happens between steps.
-        base = self._served[None].batch
-        model = await asyncio.to_thread(verified_copy, base.model, adapter)
+        model = await asyncio.to_thread(verified_copy, self._base, adapter)
         batch = Batch(model, self._tokenizer, self._ends)
         await self._call(lambda: self._publish(adapter.version, batch))
 
@@ -323,7 +324,8 @@ class HfEngine:
         listed = ends if isinstance(ends, list) else [ends]
         self._ends = frozenset({*listed, self._tokenizer.eos_token_id} - {None})
         self._context = min(self._config.max_context, model.config.max_position_embeddings)
-        self._served[None] = Served(Batch(model, self._tokenizer, self._ends))
+        self._base = Base(model)
+        self._served[None] = Served(Batch(self._base.decoder, self._tokenizer, self._ends))
 
     def _take_threads(self) -> None:
         threads = self._config.threads
@@ -382,12 +384,26 @@ class HfEngine:
         return await asyncio.wrap_future(future)
 
 
+class Base:
+    """The base model: its plain weights, which adapters are merged with, and the form it decodes in."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+        self.packed: dict[int, PackedLinear] | None = {} if worth_packing(plain) else None
+        self.decoder = plain if self.packed is None else packed_copy(plain, self.packed)
+
+
 @torch.no_grad()
-def verified_copy(base: Any, adapter: AdapterRef) -> Any:
-    """The base with an adapter merged in, its files verified first.
+def verified_copy(base: Base | None, adapter: AdapterRef) -> Any:
+    """The base with an adapter merged in, in the form it decodes in; its files are verified first.
 
     Raises:
+        EngineUnavailable: there is no base yet.
         AdapterInvalid: the files do not verify, or do not fit this base.
     """
+    if base is None:
+        raise EngineUnavailable("the engine is not running")
     verify_adapter(adapter.path, adapter.digest)
-    return merged_copy(base, adapter.path)
+    model = merged_copy(base.plain, adapter.path)
+    # A copy of the table: this adapter's own layers must go when it goes.
+    return model if base.packed is None else packed_copy(model, dict(base.packed))

@@ -8,7 +8,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from policies.anchor import Watch, is_check
+from policies.anchor import Distance, Watch, is_check
 from policies.batches import Item, Pair, Row, Thumb, baseline_rows, micro_batches, steps
 from policies.learner import Learner
 from policies.losses import kto_baseline
@@ -38,7 +38,7 @@ class _Trace:
     baselines: list[float] = field(default_factory=list)
     winners: dict[Row, float] = field(default_factory=dict)
     losers: dict[Row, float] = field(default_factory=dict)
-    kl: float = 0.0
+    distance: Distance = field(default_factory=lambda: Distance(0.0, 0.0))
 
     def saw(self, lesson: Lesson, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
         """Keep the newest log-ratio of each answer; the last epoch's are what is reported."""
@@ -53,7 +53,8 @@ class _Trace:
             "train/loss_first": self.losses[0],
             "train/loss_last": self.losses[-1],
             "train/grad_norm": fmean(self.norms),
-            "train/kl_watched": self.kl,
+            "train/kl_watched": self.distance.step,
+            "train/kl_base_watched": self.distance.base,
         }
         if self.baselines:
             found["train/kto_baseline"] = fmean(self.baselines)
@@ -97,12 +98,13 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
         trace.norms.append(float(norm))
         metrics |= {"train/rate": rate, "train/grad_norm": float(norm)}
         if is_check(done, len(plan)):
-            trace.kl = metrics["train/kl_watched"] = watch.measure()
+            trace.distance = watch.measure()
+            metrics |= {"train/kl_watched": trace.distance.step, "train/kl_base_watched": trace.distance.base}
             # The last step has no next loss to show that it went wrong.
-            if not math.isfinite(trace.kl):
+            if not math.isfinite(trace.distance.step + trace.distance.base):
                 raise TrainingFailed(f"step {done}: the policy gives no finite KL any more")
         on_step(done, len(plan), metrics)
-        if trace.kl >= spec.kl.step_soft and done < len(plan):
+        if done < len(plan) and not trace.distance.within(spec.kl):
             return Outcome(done, True, trace.metrics())
     return Outcome(len(plan), False, trace.metrics())
 

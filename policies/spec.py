@@ -103,7 +103,7 @@ class KlSpec(Row):
 
     step_soft: float = Field(default=0.15, gt=0)
     step_hard: float = Field(default=0.30, gt=0)
-    base_soft: float = Field(default=0.30, gt=0)
+    base_soft: float = Field(default=0.25, gt=0)
     base_hard: float = Field(default=0.45, gt=0)
     scales: list[float] = [1.0, 0.75, 0.5, 0.25]
     """Adapter scales tried in turn while a hard budget is exceeded."""

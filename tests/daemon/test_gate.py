@@ -59,6 +59,16 @@ def test_a_limit_is_kept_exactly_at_it_and_broken_beyond(metric: str, at_limit: 
     assert metric.split("/")[1].split("_")[0] in rejected.reason
 
 
+def test_rises_in_repetition_that_are_small_each_do_not_add_up_past_the_limit() -> None:
+    looping = {
+        "shape/repetition": LIMITS.repetition_max + 0.01,
+        "incumbent/shape/repetition": LIMITS.repetition_max,
+    }
+    decision = decide({**GOOD, **looping}, LIMITS)
+    assert decision.outcome is Outcome.REJECT
+    assert "shape/repetition 0.46" in decision.reason
+
+
 REQUIRED = [name for name in GOOD if not name.startswith("heldout/")]
 
 

@@ -3,9 +3,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from policies.anchor import WATCHED_ROWS, WATCHED_TOKENS, Divergence, Watch, is_check, measure_kl, watched
+from policies.adapters import save_adapter
+from policies.anchor import (
+    WATCHED_ROWS,
+    WATCHED_TOKENS,
+    Distance,
+    Divergence,
+    Watch,
+    is_check,
+    measure_kl,
+    watched,
+)
 from policies.batches import Row
 from policies.learner import Learner, load_learner
+from policies.spec import KlSpec
 from tests.policies.runs import make_spec
 
 ROWS = [Row(tuple(range(5, 30)), 10), Row(tuple(range(40, 52)), 3)]
@@ -24,7 +35,7 @@ def disturb(learner: Learner, by: float) -> None:
 
 
 def test_before_the_first_step_every_kl_is_exactly_zero(learner: Learner) -> None:
-    assert Watch(learner, ROWS).measure() == 0
+    assert Watch(learner, ROWS).measure() == Distance(0.0, 0.0)
     assert set(measure_kl(learner, ROWS).metrics().values()) == {0.0}
 
 
@@ -54,7 +65,37 @@ def test_kl_grows_with_the_distance(learner: Learner) -> None:
     disturb(learner, 0.1)
     near = watch.measure()
     disturb(learner, 0.4)
-    assert 0 < near < watch.measure()
+    far = watch.measure()
+    assert 0 < near.step < far.step
+    assert (near.base, far.base) == (near.step, far.step), "the incumbent is the base here"
+
+
+def test_small_steps_from_a_moved_incumbent_are_far_from_the_base(tiny_model: Path, tmp_path: Path) -> None:
+    first = load_learner(make_spec(tiny_model))
+    disturb(first, 0.4)
+    digest = save_adapter(first.tensors(), tmp_path / "adapter", shape=first.shape, base=str(tiny_model))
+    spec = make_spec(tiny_model)
+    incumbent = {"incumbent": str(tmp_path / "adapter"), "incumbent_digest": digest}
+    second = load_learner(spec.model_copy(update=incumbent))
+    watch = Watch(second, ROWS)
+    start = watch.measure()
+    assert start.step == 0.0
+    assert start.base > 1e-3
+    disturb(second, 0.01)
+    assert watch.measure().step < watch.measure().base
+
+
+@pytest.mark.parametrize(
+    ("distance", "goes_on"),
+    [
+        (Distance(0.0, 0.0), True),
+        (Distance(0.0999, 0.1999), True),
+        (Distance(0.1, 0.0), False),
+        (Distance(0.0, 0.2), False),
+    ],
+)
+def test_training_goes_on_until_either_soft_budget_is_reached(distance: Distance, goes_on: bool) -> None:
+    assert distance.within(KlSpec(step_soft=0.1, base_soft=0.2)) is goes_on
 
 
 def test_metrics_weigh_tokens_answers_and_prompts_as_named() -> None:
