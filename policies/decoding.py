@@ -17,8 +17,8 @@ from policies.kv import RowCache, split_prompt
 from policies.streams import StopGate
 from store.records import Sampling
 
-#: Tokens of a prompt computed before others get a step.
-PREFILL = 256
+#: Tokens of a prompt computed before others get a step; background work takes smaller bites out of a chat's time.
+PREFILL = {Priority.CHAT: 256, Priority.BACKGROUND: 64}
 
 Emit = Callable[[Delta | Exception], None]
 
@@ -68,12 +68,14 @@ class Answer:
     emit: Emit
     detokenizer: Detokenizer
     cancelled: bool = False
+    counted: bool = False
+    """Whether it still counts among its version's users; the engine's to set, under its lock."""
     drawn: list[int] = field(default_factory=list)
     chunks: list[list[int]] = field(default_factory=list)
     prefilled: DynamicCache | None = None
 
     def __post_init__(self) -> None:
-        self.chunks = split_prompt(self.prompt, PREFILL)
+        self.chunks = split_prompt(self.prompt, PREFILL[self.priority])
         self.stop = StopGate(self.sampling.stop)
         self.generator = generator_for(self.sampling)
 

@@ -39,11 +39,15 @@ def penalised(logits: Tensor, drawn: Sequence[int], sampling: Sampling) -> Tenso
 
 
 def nucleus(logits: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The smallest set of likeliest tokens holding `top_p` of the mass: ids and probabilities, falling.
+    """The smallest set of likeliest tokens holding `top_p` of the mass: ids and probabilities, falling;
+    the whole vocabulary in its own order for `top_p` 1.
 
     Args:
         logits: [vocabulary], temperature applied.
     """
+    if top_p >= 1:
+        # Everything is in: nothing needs sorting, and float32 sums would not reach 1 before the last token.
+        return torch.arange(logits.shape[0], device=logits.device), torch.softmax(logits, dim=0)
     total = torch.logsumexp(logits, dim=0)
     count = min(CANDIDATES, logits.shape[0])
     while True:

@@ -14,25 +14,22 @@ import hashlib
 import logging
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from policies.adapters import verify_adapter
 from policies.chat import encode_completion, encode_prompt, load_tokenizer
 from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
-from policies.merging import merged_copy
-from policies.packing import PackedLinear, packed_copy, worth_packing
-from policies.scoring import ScoreJob
+from policies.packing import Base, verified_copy
+from policies.scoring import TOKENS, ScoreJob
 from policies.streams import DeltaStream
+from policies.work import Served, Work, refuse, resolve
 from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
 from store.records import Message, Sampling
 
@@ -40,30 +37,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-@dataclass
-class Served:
-    """One resident version. It is dropped when it is closed and nobody uses it any more."""
-
-    batch: Batch
-    users: int = 0
-    closed: bool = False
-
-
-@dataclass
-class Work:
-    """What the thread has to do; guarded by the engine's condition."""
-
-    waiting: dict[Priority, deque[Answer]] = field(
-        default_factory=lambda: {priority: deque() for priority in Priority}
-    )
-    joining: list[Answer] = field(default_factory=list)
-    calls: deque[tuple[Callable[[], Any], Future[Any]]] = field(default_factory=deque)
-    scores: deque[tuple[ScoreJob, Future[Any]]] = field(default_factory=deque)
-    closing: bool = False
-
-    def queued(self) -> int:
-        return sum(map(len, self.waiting.values()))
+#: While people chat, background work gets one turn in so many, and scoring this many tokens in it.
+BACKGROUND_EVERY = 4
+SCORED_BESIDE_CHAT = 64
 
 
 class HfEngine:
@@ -80,6 +56,7 @@ class HfEngine:
         self._served: dict[str | None, Served] = {}
         self._ready = False
         self._base: Base | None = None
+        self._turns = 0
         self._tokenizer: Any = None
         self._ends: frozenset[int] = frozenset()
         self._context = config.max_context
@@ -111,8 +88,7 @@ class HfEngine:
             return
         # Merging reads base weights only, so it can run beside a step; publishing happens between steps.
         model = await asyncio.to_thread(verified_copy, self._base, adapter)
-        batch = Batch(model, self._tokenizer, self._ends)
-        await self._call(lambda: self._publish(adapter.version, batch))
+        await self._call(lambda: self._publish(adapter.version, model))
 
     async def unload(self, version: str) -> None:
         await self._call(lambda: self._retire(version))
@@ -141,18 +117,24 @@ class HfEngine:
         stream = DeltaStream(lambda: self._cancel(answer))
 
         def emit(item: Delta | Exception) -> None:
+            if isinstance(item, Exception) or item.finish_reason:
+                # Its place is free before its reader knows, who may well ask again at once.
+                self._release([answer])
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
                 loop.call_soon_threadsafe(stream.put, item)
 
         answer = Answer(prompt, sampling, adapter, priority, emit, Detokenizer(self._tokenizer))
         with self._changed:
             served = self._require(adapter)
-            if self._work.queued() >= self._config.max_queue + self._free_rows():
+            # Each priority by itself: background work never fills the queue for people.
+            if self._work.live[priority] >= self._config.max_batch + self._config.max_queue:
                 raise EngineBusy(
-                    f"{self._work.queued()} requests wait already (policies.engine.max_queue)",
+                    f"{self._work.live[priority]} requests run or wait already (policies.engine.max_queue)",
                     retry_after=1.0,
                 )
             served.users += 1
+            self._work.live[priority] += 1
+            answer.counted = True
             self._work.waiting[priority].append(answer)
             self._changed.notify()
         return stream
@@ -175,12 +157,12 @@ class HfEngine:
         with self._changed:
             served = self._require(adapter)
             served.users += 1
-            self._work.scores.append((ScoreJob(served.batch.model, rows, adapter), future))
+            self._work.scores.append((ScoreJob(served.model, rows, adapter), future))
             self._changed.notify()
         return await asyncio.wrap_future(future)
 
     async def health(self) -> EngineHealth:
-        running = sum(len(served.batch.answers) for served in list(self._served.values()))
+        running = sum(served.rows() for served in list(self._served.values()))
         alive = self._thread is not None and self._thread.is_alive()
         return EngineHealth(
             ready=self._ready and alive,
@@ -217,27 +199,50 @@ class HfEngine:
 
     def _busy(self) -> bool:
         work = self._work
-        decoding = any(served.batch.answers for served in self._served.values())
+        decoding = any(served.rows() for served in self._served.values())
         return bool(decoding or work.calls or work.scores or work.joining or work.queued())
 
     def _turn(self) -> None:
-        """One round: what was asked of the engine, one piece of one prompt, one step of every batch, one score."""
+        """One round: what was asked of the engine, then people, then background work when it is its turn."""
         self._answer_calls()
         self._admit()
-        self._prefill_one()
-        for served in list(self._served.values()):
-            if served.batch.answers:
-                self._step(served)
-        self._score_some()
+        self._turns += 1
+        if chatting := self._has(Priority.CHAT):
+            self._advance(Priority.CHAT)
+        if not chatting or self._turns % BACKGROUND_EVERY == 0:
+            self._advance(Priority.BACKGROUND)
+            self._score_some(SCORED_BESIDE_CHAT if chatting else TOKENS)
         self._drop_unused()
+
+    def _has(self, priority: Priority) -> bool:
+        """Whether anybody of that priority has a row."""
+        decoding = any(served.batches[priority].answers for served in self._served.values())
+        return decoding or any(answer.priority is priority for answer in self._work.joining)
+
+    def _advance(self, priority: Priority) -> None:
+        """One piece of one prompt, and one step of every batch."""
+        self._prefill_one(priority)
+        for served in list(self._served.values()):
+            batch = served.batches[priority]
+            if batch.answers:
+                before = list(batch.answers)
+                batch.step()
+                # After the step: an answer may be cancelled at any moment, and only the step drops it.
+                self._release([answer for answer in before if answer not in batch.answers])
+
+    def _release(self, answers: Sequence[Answer]) -> None:
+        """Count requests out, each once. Under the lock: event loops count others in at the same time."""
+        with self._changed:
+            for answer in answers:
+                if answer.counted:
+                    answer.counted = False
+                    self._served[answer.adapter].users -= 1
+                    self._work.live[answer.priority] -= 1
 
     def _answer_calls(self) -> None:
         while self._work.calls:
             call, future = self._work.calls.popleft()
-            try:
-                future.set_result(call())
-            except Exception as error:  # the caller's to handle, on the caller's side
-                future.set_exception(error)
+            resolve(future, call)
 
     def _admit(self) -> None:
         """Take waiting requests into free rows, people first."""
@@ -247,49 +252,39 @@ class HfEngine:
                 while queue and (queue[0].cancelled or self._rows() < self._limit(priority)):
                     answer = queue.popleft()
                     if answer.cancelled:
-                        self._served[answer.adapter].users -= 1
+                        self._release([answer])
                     else:
                         self._work.joining.append(answer)
-            self._work.joining.sort(key=lambda answer: answer.priority)
 
-    def _prefill_one(self) -> None:
-        if not self._work.joining:
+    def _prefill_one(self, priority: Priority) -> None:
+        answer = next((answer for answer in self._work.joining if answer.priority is priority), None)
+        if answer is None:
             return
-        answer = self._work.joining[0]
-        served = self._served[answer.adapter]
+        if not answer.cancelled:
+            self._served[answer.adapter].batches[priority].prefill(answer)
+            if answer.chunks:
+                return
+        self._work.joining.remove(answer)
         if answer.cancelled:
-            self._work.joining.pop(0)
-            served.users -= 1
-            return
-        before = len(served.batch.answers)
-        last = len(answer.chunks) == 1
-        served.batch.prefill(answer)
-        if last:
-            self._work.joining.pop(0)
-            if len(served.batch.answers) == before:
-                served.users -= 1
+            self._release([answer])
 
-    def _step(self, served: Served) -> None:
-        before = len(served.batch.answers)
-        served.batch.step()
-        served.users -= before - len(served.batch.answers)
-
-    def _score_some(self) -> None:
+    def _score_some(self, tokens: int) -> None:
         """One forward of the oldest scoring job."""
         if not self._work.scores:
             return
         job, future = self._work.scores[0]
         try:
-            finished = job.advance()
+            finished = future.cancelled() or job.advance(tokens)
         except Exception as error:  # the caller's to handle
-            future.set_exception(error)
+            refuse(future, error)
             finished = True
         else:
             if finished:
-                future.set_result(job.results())
+                resolve(future, job.results)
         if finished:
             self._work.scores.popleft()
-            self._served[job.adapter].users -= 1
+            with self._changed:
+                self._served[job.adapter].users -= 1
 
     def _drop_unused(self) -> None:
         with self._changed:
@@ -299,15 +294,19 @@ class HfEngine:
     def _fail_all(self, error: EngineUnavailable) -> None:
         with self._changed:
             work, self._work = self._work, Work(closing=self._work.closing)
-        answers = [*work.joining, *(a for queue in work.waiting.values() for a in queue)]
-        for served in self._served.values():
-            answers += served.batch.answers
-            served.batch = Batch(served.batch.model, self._tokenizer, self._ends)
-            served.users = 0
-        for answer in answers:
-            answer.emit(error)
-        for _, future in [*work.calls, *work.scores]:
-            future.set_exception(error)
+            answers = [*work.joining, *(answer for queue in work.waiting.values() for answer in queue)]
+            for served in self._served.values():
+                answers += [answer for batch in served.batches.values() for answer in batch.answers]
+                served.batches = self._batches(served.model)
+                served.users = 0
+            for answer in answers:
+                answer.counted = False
+                answer.emit(error)
+            for _, future in [*work.calls, *work.scores]:
+                refuse(future, error)
+
+    def _batches(self, model: Any) -> dict[Priority, Batch]:
+        return {priority: Batch(model, self._tokenizer, self._ends) for priority in Priority}
 
     def _load_base(self) -> None:
         self._take_threads()
@@ -325,17 +324,17 @@ class HfEngine:
         self._ends = frozenset({*listed, self._tokenizer.eos_token_id} - {None})
         self._context = min(self._config.max_context, model.config.max_position_embeddings)
         self._base = Base(model)
-        self._served[None] = Served(Batch(self._base.decoder, self._tokenizer, self._ends))
+        self._served[None] = Served(self._batches(self._base.decoder))
 
     def _take_threads(self) -> None:
         threads = self._config.threads
         torch.set_num_threads((os.cpu_count() or 1) if threads == "auto" else threads)
 
-    def _publish(self, version: str, batch: Batch) -> None:
+    def _publish(self, version: str, model: Any) -> None:
         with self._changed:
             served = self._served.get(version)
             if served is None:
-                self._served[version] = Served(batch)
+                self._served[version] = Served(self._batches(model))
             else:
                 served.closed = False
 
@@ -346,15 +345,10 @@ class HfEngine:
         self._drop_unused()
 
     def _rows(self) -> int:
-        decoding = sum(len(served.batch.answers) for served in self._served.values())
-        return decoding + len(self._work.joining)
+        return sum(served.rows() for served in self._served.values()) + len(self._work.joining)
 
     def _limit(self, priority: Priority) -> int:
         return self._config.max_batch if priority is Priority.CHAT else self._background_rows
-
-    def _free_rows(self) -> int:
-        """Rows the next turn could fill (any thread, under the lock)."""
-        return max(0, self._config.max_batch - self._rows())
 
     def _resident(self) -> tuple[str, ...]:
         """Versions open for requests (any thread)."""
@@ -382,28 +376,3 @@ class HfEngine:
             self._work.calls.append((call, future))
             self._changed.notify()
         return await asyncio.wrap_future(future)
-
-
-class Base:
-    """The base model: its plain weights, which adapters are merged with, and the form it decodes in."""
-
-    def __init__(self, plain: Any) -> None:
-        self.plain = plain
-        self.packed: dict[int, PackedLinear] | None = {} if worth_packing(plain) else None
-        self.decoder = plain if self.packed is None else packed_copy(plain, self.packed)
-
-
-@torch.no_grad()
-def verified_copy(base: Base | None, adapter: AdapterRef) -> Any:
-    """The base with an adapter merged in, in the form it decodes in; its files are verified first.
-
-    Raises:
-        EngineUnavailable: there is no base yet.
-        AdapterInvalid: the files do not verify, or do not fit this base.
-    """
-    if base is None:
-        raise EngineUnavailable("the engine is not running")
-    verify_adapter(adapter.path, adapter.digest)
-    model = merged_copy(base.plain, adapter.path)
-    # A copy of the table: this adapter's own layers must go when it goes.
-    return model if base.packed is None else packed_copy(model, dict(base.packed))

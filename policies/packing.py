@@ -14,6 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from policies.adapters import verify_adapter
+from policies.engine import AdapterRef
+from policies.merging import merged_copy
+from store.errors import EngineUnavailable
+
 #: Rows the layout is chosen for. It serves other counts too.
 ROWS = 8
 
@@ -60,3 +65,28 @@ def packed_copy(model: Any, known: dict[int, PackedLinear]) -> Any:
         parent, _, leaf = name.rpartition(".")
         setattr(result.get_submodule(parent), leaf, known[key])
     return result
+
+
+class Base:
+    """The base model: its plain weights, which adapters are merged with, and the form it decodes in."""
+
+    def __init__(self, plain: Any) -> None:
+        self.plain = plain
+        self.packed: dict[int, PackedLinear] | None = {} if worth_packing(plain) else None
+        self.decoder = plain if self.packed is None else packed_copy(plain, self.packed)
+
+
+@torch.no_grad()
+def verified_copy(base: Base | None, adapter: AdapterRef) -> Any:
+    """The base with an adapter merged in, in the form it decodes in; its files are verified first.
+
+    Raises:
+        EngineUnavailable: there is no base yet.
+        AdapterInvalid: the files do not verify, or do not fit this base.
+    """
+    if base is None:
+        raise EngineUnavailable("the engine is not running")
+    verify_adapter(adapter.path, adapter.digest)
+    model = merged_copy(base.plain, adapter.path)
+    # A copy of the table: this adapter's own layers must go when it goes.
+    return model if base.packed is None else packed_copy(model, dict(base.packed))

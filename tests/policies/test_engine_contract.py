@@ -126,7 +126,6 @@ def test_closing_the_stream_frees_its_row(kind: str, tiny_model: Path, started: 
     assert with_engine(make_engine(kind, tiny_model, max_batch=1), scene)
 
 
-@pytest.mark.parametrize("kind", ["fake"])
 def test_a_full_queue_refuses_and_takes_again_when_there_is_room(kind: str, tiny_model: Path) -> None:
     async def scene(engine: Engine) -> float:
         streams = [await engine.generate(ask(f"{n}"), LONG, adapter=None) for n in range(3)]
@@ -136,10 +135,11 @@ def test_a_full_queue_refuses_and_takes_again_when_there_is_room(kind: str, tiny
         for stream in streams:
             await stream.aclose()
 
-        async def room() -> bool:
-            return (await engine.health()).waiting == 0
+        async def idle() -> bool:
+            health = await engine.health()
+            return health.running + health.waiting == 0
 
-        await until(room)
+        await until(idle)
         await text(engine, ask("again"))
         return refused.value.retry_after
 
@@ -170,7 +170,6 @@ def test_a_chat_does_not_wait_for_background_work(kind: str, tiny_model: Path) -
     assert unfinished > 0
 
 
-@pytest.mark.parametrize("kind", ["fake"])
 def test_background_work_never_makes_the_queue_full_for_chats(kind: str, tiny_model: Path) -> None:
     async def scene(engine: Engine) -> list[str]:
         work = []
@@ -330,7 +329,6 @@ def test_scoring_for_an_adapter_that_is_not_there_is_refused(kind: str, tiny_mod
     with_engine(make_engine(kind, tiny_model), scene)
 
 
-@pytest.mark.parametrize("kind", ["fake"])
 def test_giving_up_a_score_harms_no_running_answer(kind: str, tiny_model: Path) -> None:
     async def scene(engine: Engine) -> tuple[str, str]:
         whole = await text(engine, ask("hello"), replace(GREEDY, max_tokens=200))
