@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from daemon.runtime import Runtime
 from policies.spec import AttestationRow
-from store.errors import AttestationFailed, HonedError
+from store.errors import AttestationFailed
 from store.failpoints import failpoint
 from store.records import Adapter, Message
 
@@ -67,7 +67,7 @@ async def load_and_attest(runtime: Runtime, adapter: Adapter, rows: Sequence[Att
     failpoint("iteration.loaded")
     try:
         await attest(runtime, adapter.version, rows)
-    except HonedError:
+    except BaseException:  # cancelled in between is not attested either
         runtime.attested.discard(adapter.version)
         await runtime.engine.unload(adapter.version)
         raise

@@ -34,6 +34,7 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", envvar="HONED_URL", help="Service to act on; else the one running here."),
 ]
+NumberArgument = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1, help="Iteration number.")]
 ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
 
 
@@ -150,7 +151,7 @@ def rollback(
     reason: ReasonOption = "rolled back by hand",
     json_: JsonOption = False,
 ) -> None:
-    """Serve the adapter before the active one (or the one named) again, at once."""
+    """Serve the adapter the active one was trained from (or the one named) again, at once."""
     act("rollback", config=config, url=url, json_=json_, version=version, reason=reason)
 
 
@@ -192,7 +193,7 @@ def iterations(
 
 @app.command()
 def iteration(
-    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="Iteration number.")],
+    number: NumberArgument,
     config: ConfigOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -206,7 +207,7 @@ def iteration(
 
 @app.command()
 def report(
-    number: Annotated[int, typer.Argument(metavar="ID", min=1, help="Iteration number.")],
+    number: NumberArgument,
     config: ConfigOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -272,6 +273,8 @@ def simulate(
     from daemon.simulate import Plan
     from daemon.simulate import simulate as run
 
+    if output is not None:
+        views.write(output, {})  # now, not after a quarter of an hour, is the time to learn that it cannot be
     figures = run(Plan(taste=taste, thumbs=thumbs, rounds=rounds, seed=seed), quiet=json_)
     if output is not None:
         views.write(output, figures)

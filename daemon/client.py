@@ -32,8 +32,12 @@ class Client:
     """JSON over HTTP to one service."""
 
     def __init__(self, url: str, *, key: str | None = None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            usable = False
+        if not usable:
             raise Invalid(f"{url!r} is not an http:// or https:// address", param="url")
         self.url = url
         self._parts = parts
@@ -53,13 +57,16 @@ class Client:
             connection.request(method, path, body=content, headers=self._headers)
             response = connection.getresponse()
             text = response.read().decode()
-        except OSError as error:
+        except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
             raise EngineUnavailable(f"no answer from {self.url}: {error}") from error
         finally:
             connection.close()
         if response.status >= 400:
             raise ERRORS.get(response.status, HonedError)(message_of(text, response.status))
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise EngineUnavailable(f"{self.url} does not answer as honed does: {text[:100]!r}") from error
 
     def intend(self, kind: str, **arguments: Any) -> str:
         """Write an operator intent; returns its id."""

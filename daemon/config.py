@@ -9,9 +9,9 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from api.config import ApiConfig
 from judge.config import FeedbackConfig
@@ -25,7 +25,7 @@ NOT_CONFIG = frozenset({"HONED_FAILPOINT", "HONED_PARENT_PID", "HONED_API_KEY", 
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class ScheduleConfig(Section):
@@ -38,7 +38,7 @@ class ScheduleConfig(Section):
     interval_minutes: float | None = Field(default=None, gt=0)
     """At least this long from one start to the next; unset: no interval."""
     cron: str | None = None
-    """A five-field cron expression; an iteration starts at its times only. Unset: any time."""
+    """A five-field cron expression, Sunday being 0 or 7; an iteration starts at its times only. Unset: any time."""
     quiet_hours: list[str] = []
     """Spans like "22:00-06:00" in which none starts by itself."""
     tick_seconds: float = Field(default=1.0, gt=0, le=60)
@@ -63,9 +63,10 @@ class ScheduleConfig(Section):
     @classmethod
     def _crontab(cls, value: str | None) -> str | None:
         if value is not None:
-            from apscheduler.triggers.cron import CronTrigger
+            from daemon.schedule import next_fire
 
-            CronTrigger.from_crontab(value)
+            if next_fire(value, 0.0) is None:
+                raise ValueError(f"{value!r} never comes")
         return value
 
 
@@ -114,6 +115,22 @@ class GateConfig(Section):
     """What too little or too uncertain evidence does; held candidates wait for `honed promote`."""
     attestation_tolerance: float = Field(default=0.01, gt=0)
     """Mean absolute gap in log-probability (nats/token) allowed between engine and trainer."""
+
+    @model_validator(mode="after")
+    def _soft_before_hard(self) -> Self:
+        for name in ("kl_step", "kl_base", "repetition"):
+            soft, hard = getattr(self, f"{name}_soft"), getattr(self, f"{name}_hard")
+            if soft > hard:
+                raise ValueError(
+                    f"{name}_soft {soft:g} is above {name}_hard {hard:g}; the soft limit comes first"
+                )
+        (low, high), (hard_low, hard_high) = self.length_ratio_soft, self.length_ratio_hard
+        if not 0 <= hard_low <= low < high <= hard_high:
+            raise ValueError("length_ratio_soft must be a rising pair inside length_ratio_hard")
+        for name in ("entropy_ratio", "winner_dlogp"):
+            if getattr(self, f"{name}_soft") < getattr(self, f"{name}_hard"):
+                raise ValueError(f"{name}_soft is below {name}_hard; the soft limit comes first")
+        return self
 
     @field_validator("scales")
     @classmethod

@@ -63,7 +63,19 @@ def writable(directory: Path) -> Finding:
 
 def service(directory: Path) -> dict[str, Any] | None:
     file = directory / SERVICE
-    return json.loads(file.read_text()) if file.is_file() else None
+    row: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
+    return row if row is not None and is_alive(int(row["pid"])) else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of that number exists; the file of a killed service stays behind."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def port(config: Config) -> Finding:

@@ -11,6 +11,7 @@ from typing import Any
 from judge.config import FeedbackConfig, SignalsConfig
 from judge.pairs import Liking, Pair, Preferences, build
 from store.db import Store
+from store.errors import Invalid
 from store.files import write_jsonl
 from store.records import Message
 
@@ -48,16 +49,19 @@ def everything(store: Store, config: FeedbackConfig) -> Preferences:
     """All live feedback as examples, set-aside answers included: the split is honed's business, not the file's."""
     evidence = store.feedback.live()
     named = {item.feedback.value for item in evidence if isinstance(item.feedback.value, str)}
-    found = [store.completions.find(name) for name in named]
+    found = store.completions.get_all(named)
     whole = config.model_copy(
         update={"never_train": 0.0, "max_examples": max(2, len(evidence)), "signals": STATED}
     )
-    return build(evidence, {c.id: c for c in found if c is not None and c.stored}, whole)
+    return build(evidence, {key: c for key, c in found.items() if c.stored}, whole)
 
 
 def export(store: Store, config: FeedbackConfig, directory: Path) -> dict[str, int]:
     """Write both files into a folder. Returns rows per file."""
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Invalid(f"{directory}: {error.strerror}", param="directory") from error
     preferences = everything(store, config)
     files = {
         KTO: [kto_row(liking) for liking in preferences.likings],

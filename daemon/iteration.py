@@ -5,9 +5,12 @@ short is simply run again: what is already there is not repeated.
 """
 
 import asyncio
+import math
 import secrets
+import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from daemon import gate, trainer
@@ -38,12 +41,12 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
         candidate = describe(runtime, iteration, report)
         decision = gate.decide(measurements(report), runtime.config.daemon.gate)
         failpoint("iteration.gated")
-        if decision.outcome is not Outcome.REJECT:
-            decision = await prove(runtime, candidate, report, decision)
     except TrainingFailed as error:
         return await end(runtime, iteration, Stage.FAILED, str(error))
-    metrics = measurements(report)
-    return await settle(runtime, Settlement(iteration, candidate, report, decision, metrics))
+    async with runtime.swapping:
+        if decision.outcome is not Outcome.REJECT:
+            decision = await prove(runtime, candidate, report, decision)
+        return await settle(runtime, Settlement(iteration, candidate, report, decision, measurements(report)))
 
 
 async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
@@ -61,7 +64,7 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     told = trainer_spec(runtime, iteration, version=version, incumbent=active)
     asked = await asyncio.to_thread(probes, runtime, preferences, list(others.values()))
     snapshot = make_snapshot(told, preferences, asked)
-    digest = await asyncio.to_thread(spec.write_snapshot, runtime.run_directory(iteration.id), snapshot)
+    digest = await asyncio.to_thread(seal, runtime.run_directory(iteration.id), snapshot)
     failpoint("iteration.snapshot.written")
     changes = {
         "candidate": version,
@@ -77,6 +80,17 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     return await asyncio.to_thread(store.atomic, commit)
 
 
+def seal(run_directory: Path, snapshot: spec.Snapshot) -> str:
+    """Write the inputs of a run into a folder of their own.
+
+    A folder of that name may be there: an earlier attempt's, or another database's with the same numbers. Its
+    outputs must not pass for this run's.
+    """
+    if run_directory.exists():
+        shutil.rmtree(run_directory)
+    return spec.write_snapshot(run_directory, snapshot)
+
+
 def preferences_now(
     runtime: Runtime,
 ) -> tuple[list[Evidence], Mapping[str, Completion], Preferences]:
@@ -85,11 +99,19 @@ def preferences_now(
     Never-train answers are never used up: every iteration is tested on the recent ones.
     """
     store, config = runtime.store, runtime.config.feedback
-    evidence = store.feedback.unused(before=runtime.clock())
-    named = {str(e.feedback.value) for e in evidence if isinstance(e.feedback.value, str)}
-    found = [store.completions.find(name) for name in named]
-    others = {c.id: c for c in found if c is not None and c.stored}
+    now = runtime.clock()
+    fresh = {target(item) for item in store.feedback.unused(before=now)}
+    # Everything said about an answer that anything new was said about: a thumb that trained before still outranks
+    # the retry that came after it.
+    evidence = [item for item in store.feedback.live(before=now) if target(item) in fresh]
+    named = store.completions.get_all(e.feedback.value for e in evidence if isinstance(e.feedback.value, str))
+    others = {key: completion for key, completion in named.items() if completion.stored}
     return evidence, others, build(evidence, others, config)
+
+
+def target(item: Evidence) -> tuple[str, int]:
+    """The answer an event is about."""
+    return item.feedback.completion_id, item.feedback.choice_index
 
 
 def lineage(iteration: int, preferences: Preferences) -> list[Example]:
@@ -147,7 +169,8 @@ async def note_progress(
     """Copy a progress line to the store, where page, CLI and HTTP read it."""
     if entered:
         await move(runtime, iteration, Stage.EVALUATING)
-    row = {**progress.model_dump(), "at": runtime.clock()}
+    finite = {name: value for name, value in progress.metrics.items() if math.isfinite(value)}
+    row = {**progress.model_dump(), "metrics": finite, "at": runtime.clock()}
     await asyncio.to_thread(runtime.store.iterations.set_progress, iteration.id, row)
 
 

@@ -40,16 +40,20 @@ class Loop:
 
     async def reap(self) -> None:
         """Take note of an iteration that ended; one that broke unexpectedly is failed, loudly."""
-        if self.task is None or not self.task.done():
-            return
-        task, self.task = self.task, None
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            log.error("iteration failed", exc_info=error)
-            running = await asyncio.to_thread(self.runtime.store.iterations.running)
-            if running is not None:
+        reason = "nobody was working on it"
+        if self.task is not None:
+            if not self.task.done():
+                return
+            task, self.task = self.task, None
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                log.error("iteration failed", exc_info=error)
                 reason = f"{type(error).__name__}: {error}"
-                await iteration.end(self.runtime, running, Stage.FAILED, reason)
+        # Without a task nothing is under way: a row that says otherwise was left by a failure, perhaps one that
+        # also kept it from being marked then.
+        running = await asyncio.to_thread(self.runtime.store.iterations.running)
+        if running is not None:
+            await iteration.end(self.runtime, running, Stage.FAILED, reason)
         await self.close_train_intents()
 
     async def close_train_intents(self) -> None:
@@ -84,9 +88,10 @@ class Loop:
             return
         except (RefusedByGate, Invalid) as error:
             status, message = IntentStatus.REFUSED, str(error)
-        except HonedError as error:
-            log.warning("%s failed: %s", intent.kind, error)
-            status, message = IntentStatus.FAILED, str(error)
+        except Exception as error:  # the loop must outlive any one order, or nobody could roll back any more
+            log.exception("%s failed", intent.kind)
+            message = str(error) if isinstance(error, HonedError) else f"{type(error).__name__}: {error}"
+            status = IntentStatus.FAILED
         await asyncio.to_thread(self.runtime.store.intents.update, intent.id, status, {"message": message})
 
     async def start_if_due(self) -> None:
@@ -141,9 +146,16 @@ class Loop:
 
     async def stop(self) -> None:
         """End the running iteration's task; its stage stays, so the next start takes it up again."""
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+        if self.task is None:
+            return
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        left = await asyncio.to_thread(self.runtime.store.iterations.running)
+        if left is not None:
+            # A stop in good order is no crash and does not count against `max_attempts`.
+            changes, note = {"attempt": left.attempt - 1}, "stopped with the service"
+            move = self.runtime.store.iterations.move
+            await asyncio.to_thread(move, left.id, left.stage, note=note, changes=changes)
 
     async def _promote(self, intent: Intent) -> None:
         await promote.promote(self.runtime, str(intent.arguments["version"]), order(intent))
@@ -175,18 +187,16 @@ def order(intent: Intent) -> promote.Order:
 def look(runtime: Runtime, *, running: bool) -> schedule.Situation:
     """Read what the schedule decides from."""
     store = runtime.store
-    recent = store.iterations.list(limit=20)
+    recent = store.iterations.list(limit=50)
     last = recent[0] if recent else None
-    failures = 0
-    for item in recent:
-        if item.stage is not Stage.FAILED:
-            break
-        failures += 1
+    failures = next((n for n, item in enumerate(recent) if item.stage is not Stage.FAILED), len(recent))
+    # What a failed iteration would have learned from still waits: the back-off decides when, not new votes.
+    counted = recent[failures] if failures < len(recent) else None
     return schedule.Situation(
         now=runtime.clock(),
         paused=bool(store.state.get(PAUSED, False)),
         running=running,
-        new_feedback=store.feedback.count(since=last.created_at if last else None),
+        new_feedback=store.feedback.count(since=counted.created_at if counted else None),
         last_start=last.created_at if last else None,
         last_end=last.finished_at if last else None,
         failures=failures,

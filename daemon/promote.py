@@ -5,16 +5,21 @@ the row last, so a crash between the two serves what was served before.
 """
 
 import asyncio
+import logging
 from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
 
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.runtime import Runtime
 from policies.spec import Report
 from store.db import Store
-from store.errors import Invalid, RefusedByGate
+from store.errors import AttestationFailed, HonedError, Invalid, RefusedByGate
 from store.failpoints import failpoint
 from store.records import BASE, SERVABLE, Adapter, AdapterStatus, IntentStatus, Iteration, Stage
+
+log = logging.getLogger(__name__)
 
 STAGES = {Outcome.PROMOTE: Stage.ACTIVE, Outcome.HOLD: Stage.HELD, Outcome.REJECT: Stage.REJECTED}
 STATUSES = {
@@ -104,12 +109,18 @@ async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
 
 
 async def unload_surplus(runtime: Runtime) -> None:
-    """Keep the active adapter and those served just before it; let the others go when their requests end."""
-    keep = await asyncio.to_thread(kept_versions, runtime.store, runtime.config.daemon.keep_loaded)
-    for version in await runtime.engine.resident():
-        if version not in keep:
-            await runtime.engine.unload(version)
-            runtime.attested.discard(version)
+    """Keep the active adapter and those served just before it; let the others go when their requests end.
+
+    Runs after the commit: whatever fails here must not make what is done look undone.
+    """
+    try:
+        keep = await asyncio.to_thread(kept_versions, runtime.store, runtime.config.daemon.keep_loaded)
+        for version in await runtime.engine.resident():
+            if version not in keep:
+                runtime.attested.discard(version)
+                await runtime.engine.unload(version)
+    except HonedError:
+        log.exception("surplus adapters stay loaded")
 
 
 def kept_versions(store: Store, count: int) -> tuple[str, ...]:
@@ -145,7 +156,7 @@ def rollback_target(store: Store, version: str | None) -> Adapter | None:
     target = store.adapters.get(version)
     if target.status not in SERVABLE:
         raise RefusedByGate(
-            f"{version} is {target.status}: it was never promoted, so it cannot be rolled back to"
+            f"{version} is {target.status}: only adapters that were served and not retired can be rolled back to"
         )
     return target
 
@@ -153,12 +164,20 @@ def rollback_target(store: Store, version: str | None) -> Adapter | None:
 async def make_ready(runtime: Runtime, adapter: Adapter) -> None:
     """Load a recorded adapter and prove it against the numbers its iteration stored."""
     saved = await asyncio.to_thread(runtime.store.iterations.report, adapter.iteration or 0)
-    rows = Report.model_validate(saved).attestation if saved else []
+    try:
+        rows = Report.model_validate(saved).attestation if saved else []
+    except ValidationError as error:
+        raise AttestationFailed(f"{adapter.version}: its report cannot be read: {error}") from error
     await load_and_attest(runtime, adapter, rows)
 
 
 async def roll_back(runtime: Runtime, version: str | None, order: Order) -> str:
     """Serve an earlier version (or base) again. Returns what is served now. No gate: it passed one before."""
+    async with runtime.swapping:
+        return await swap_back(runtime, version, order)
+
+
+async def swap_back(runtime: Runtime, version: str | None, order: Order) -> str:
     store = runtime.store
     target = await asyncio.to_thread(rollback_target, store, version)
     if target is not None:
@@ -188,6 +207,11 @@ async def promote(runtime: Runtime, version: str, order: Order) -> str:
         RefusedByGate: a gate rejected it.
         Invalid: it is already served.
     """
+    async with runtime.swapping:
+        return await swap_to(runtime, version, order)
+
+
+async def swap_to(runtime: Runtime, version: str, order: Order) -> str:
     store = runtime.store
     adapter = await asyncio.to_thread(store.adapters.get, version)
     if adapter.status is AdapterStatus.ACTIVE:

@@ -1,5 +1,6 @@
 """What the loop works with, and where its files lie. One value, made at start, passed as an argument."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ class Runtime:
 
     `model` is the resolved local model directory. `attested` holds the versions whose log-probabilities this
     engine process was seen to reproduce; it starts empty with every process, so a restart attests again.
+    `swapping` is held from choosing what to serve until the pointer has moved and surplus adapters are gone: an
+    iteration that settles and an operator who rolls back must not unload each other's choice.
     """
 
     config: Config
@@ -28,6 +31,7 @@ class Runtime:
     base_digest: str
     clock: Callable[[], float] = time.time
     attested: set[str] = field(default_factory=set)
+    swapping: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def directory(self) -> Path:

@@ -4,12 +4,17 @@ APScheduler only ticks; what is true lives in the store. `due` also says why not
 "why is it not training?" is what an operator asks first.
 """
 
+import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from apscheduler.triggers.cron import CronTrigger
 
 from daemon.config import ScheduleConfig
+
+#: Seconds after a cron time in which it still counts: more than a tick may take, less than cron's minute.
+GRACE = 45.0
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +69,46 @@ def in_quiet_hours(now: float, hours: list[str]) -> bool:
     return False
 
 
+def five_fields(cron: str) -> list[str]:
+    fields = cron.split()
+    if len(fields) != 5:
+        raise ValueError(f"{cron!r} has {len(fields)} fields, five are needed: minute hour day month weekday")
+    return fields
+
+
+def weekday_name(number: int) -> str:
+    """cron's number of a weekday as its name; Sunday is 0 and 7."""
+    if number > 7:
+        raise ValueError(f"{number} is no weekday; 0 (Sunday) to 7 (Sunday)")
+    return WEEKDAYS[number % 7]
+
+
+def next_fire(cron: str, after: float) -> float | None:
+    """The first time after `after` (both in seconds since the epoch) that a cron expression names; None: never.
+
+    Raises:
+        ValueError: not five fields, or a field out of range.
+    """
+    minute, hour, day, month, weekday = five_fields(cron)
+    # cron counts from Sunday, the library from Monday: names mean the same in both.
+    named = re.sub(r"(?<!/)\b\d+", lambda number: weekday_name(int(number[0])), weekday)
+    trigger = CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=named, timezone=UTC)
+    fire = trigger.get_next_fire_time(None, datetime.fromtimestamp(after + 1, UTC))
+    return None if fire is None else fire.timestamp()
+
+
 def next_time(situation: Situation, config: ScheduleConfig) -> float | None:
     """The earliest time the clock allows, or None when only feedback decides."""
     earliest = []
     if config.cron is not None:
-        since = situation.last_start if situation.last_start is not None else situation.now - 60
-        trigger = CronTrigger.from_crontab(config.cron, timezone=UTC)
-        after = datetime.fromtimestamp(since, UTC) + timedelta(seconds=1)
-        fire = trigger.get_next_fire_time(None, after)
-        if fire is not None:
-            earliest.append(fire.timestamp())
+        # A time that was missed (too little feedback, paused, switched off) is not made up for later.
+        since = max(situation.now - GRACE, situation.last_start or 0.0)
+        fire = next_fire(config.cron, since)
+        earliest.append(float("inf") if fire is None else fire)
     if config.interval_minutes is not None and situation.last_start is not None:
         earliest.append(situation.last_start + 60 * config.interval_minutes)
     if situation.failures and situation.last_end is not None:
-        wait = min(config.retry_minutes * 2 ** (situation.failures - 1), config.retry_minutes_max)
+        wait = min(config.retry_minutes * 2 ** min(situation.failures - 1, 30), config.retry_minutes_max)
         earliest.append(situation.last_end + 60 * wait)
     return max(earliest) if earliest else None
 
@@ -101,7 +132,8 @@ def due(situation: Situation, config: ScheduleConfig) -> Plan:
         waiting.append("quiet hours (daemon.schedule.quiet_hours)")
     at = next_time(situation, config)
     if at is not None and situation.now < at:
-        waiting.append(f"the clock: not before {datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC")
+        when = "ever" if at == float("inf") else f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        waiting.append(f"the clock: not before {when}")
     if waiting:
         return Plan(None, tuple(waiting), at)
     return Plan("cron" if config.cron else "interval" if config.interval_minutes else "feedback", ())

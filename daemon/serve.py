@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import uvicorn
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from api.app import create_app
+from api.auth import load_keys
 from daemon.config import Config
 from daemon.loop import Loop
 from daemon.promote import kept_versions, make_ready
@@ -24,9 +26,9 @@ from daemon.runtime import Runtime
 from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
 from policies.engines import build_engine, resolve_base
 from store.db import StateLock, Store
-from store.errors import ConfigError, HonedError
+from store.errors import AdapterInvalid, AttestationFailed, ConfigError, HonedError
 from store.files import write_durably, write_json
-from store.records import BASE, Adapter, AdapterStatus
+from store.records import BASE, Adapter, AdapterStatus, Stage
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,9 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     check_bind(config)
-    directory = config.store.directory
-    directory.mkdir(parents=True, exist_ok=True)
+    if config.api.keys_file is not None:
+        load_keys(config.api.keys_file)  # a bad file must stop the start before anything else happens
+    directory = make_directory(config)
     with StateLock(directory / LOCK), contextlib.closing(bind(config)) as listener:
         store = await asyncio.to_thread(Store.open, directory / DATABASE)
         try:
@@ -49,6 +52,22 @@ async def serve(config: Config) -> None:
                     await answer(runtime, listener)
         finally:
             await asyncio.to_thread(store.close)
+
+
+def make_directory(config: Config) -> Path:
+    """The state directory, made if need be.
+
+    Raises:
+        ConfigError: it cannot be.
+    """
+    directory = config.store.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"store.directory = {str(directory)!r}: {error.strerror}", param="store.directory"
+        ) from error
+    return directory
 
 
 def check_bind(config: Config) -> None:
@@ -107,9 +126,12 @@ async def restore_serving(runtime: Runtime) -> None:
         try:
             await make_ready(runtime, active)
             break
-        except HonedError as error:
+        except (AdapterInvalid, AttestationFailed) as error:
+            # Anything else (an engine that fails, a prompt beyond a smaller context) says nothing about the
+            # adapter: it stops the start, and mending the cause brings the same adapter back.
             log.error("%s cannot be served: %s", active.version, error)
-            await asyncio.to_thread(step_back, store, active, str(error))
+            damaged = isinstance(error, AdapterInvalid)
+            await asyncio.to_thread(step_back, store, active, str(error), damaged=damaged)
     for version in await asyncio.to_thread(kept_versions, store, runtime.config.daemon.keep_loaded):
         adapter = await asyncio.to_thread(store.adapters.get, version)
         try:
@@ -119,12 +141,18 @@ async def restore_serving(runtime: Runtime) -> None:
             log.warning("%s is kept for rollback but cannot be loaded: %s", version, error)
 
 
-def step_back(store: Store, active: Adapter, reason: str) -> None:
-    """Serve the parent of an adapter that does not verify."""
+def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> None:
+    """Serve the parent of an adapter that does not verify.
+
+    Damaged files never come back; a failed attestation may be this engine's or this configuration's doing.
+    """
     reason = f"at start: {reason}"
+    left_as = AdapterStatus.RETIRED if damaged else AdapterStatus.ROLLED_BACK
 
     def commit(tx: Store) -> None:
-        tx.adapters.activate(active.parent, actor="start", reason=reason, retire_as=AdapterStatus.RETIRED)
+        tx.adapters.activate(active.parent, actor="start", reason=reason, retire_as=left_as)
+        if active.iteration is not None:
+            tx.iterations.move(active.iteration, Stage.ROLLED_BACK, note=reason, changes={"reason": reason})
         tx.audit.add(actor="start", action="rollback", subject=active.parent or BASE, reason=reason)
 
     store.atomic(commit)
@@ -168,6 +196,10 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
     )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    # uvicorn would raise the signal again when it is done and so end the process before anything is closed.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]  # a context manager all the same
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop_server, server)
     service_file = config.store.directory / SERVICE
     write_json(service_file, {"pid": os.getpid(), "url": url})
     log.info("honed serves on %s (page at /, API at /v1, operators at /ops)", url)
@@ -175,6 +207,12 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         await server.serve(sockets=[listener])
     finally:
         service_file.unlink(missing_ok=True)
+
+
+def stop_server(server: uvicorn.Server) -> None:
+    """Let running answers finish; asked twice, do not wait for them."""
+    server.force_exit = server.should_exit
+    server.should_exit = True
 
 
 def receipt_secret(path: Path) -> bytes:

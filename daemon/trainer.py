@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from policies import spec
 from store.errors import TrainingFailed
 
@@ -33,7 +35,10 @@ def finished(run_directory: Path) -> spec.Report | None:
     """
     if not (run_directory / spec.MANIFEST).is_file():
         return None
-    return spec.read_report(run_directory)
+    try:
+        return spec.read_report(run_directory)
+    except ValidationError as error:
+        raise TrainingFailed(f"{run_directory}: the report cannot be read: {error}") from error
 
 
 async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: float) -> spec.Report:
@@ -45,6 +50,8 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
     done = finished(run_directory)
     if done is not None:
         return done
+    # An earlier attempt's lines are not this child's.
+    (run_directory / spec.PROGRESS).unlink(missing_ok=True)
     with (run_directory / LOG).open("ab") as log:
         child = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -37,6 +37,8 @@ class FeedbackConfig(BaseModel):
     """Fewer training examples than this abort an iteration: there is nothing to learn from."""
     max_examples: int = Field(default=2000, ge=2)
     """The newest examples an iteration takes at the most."""
+    max_heldout: int = Field(default=200, ge=2)
+    """The newest never-train answers an iteration is tested on at the most."""
     principal_share_floor: float = Field(default=0.02, gt=0, le=1)
     """With n people, each one's share of an iteration's weight is capped at min(1, max(this, 3/n))."""
     signals: SignalsConfig = SignalsConfig()

@@ -141,7 +141,9 @@ def _answer(completion: Completion, index: int) -> Answer | None:
     choice: Choice | None = next((c for c in completion.choices if c.index == index), None)
     if choice is None or not choice.text.strip():
         return None
-    return Answer(completion.id, index, completion.messages, choice.text, choice.finish_reason == "stop")
+    # With a stop string of the client's own, "stop" does not say that the model ended its turn.
+    ended = choice.finish_reason == "stop" and not completion.sampling.stop
+    return Answer(completion.id, index, completion.messages, choice.text, ended)
 
 
 def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict[str, int]) -> list[Liking]:
@@ -252,7 +254,7 @@ def build(
     pairs += _retry_pairs(trainable, allowed, disliked, config.signals)
     pairs = [pair for pair in pairs if pair.weight > 0][-config.max_examples :]
     likings, pairs = _cap_people(likings, pairs, config.principal_share_floor)
-    heldout = _likings(sides[Split.NEVER_TRAIN], config.signals, dropped)
+    heldout = _likings(sides[Split.NEVER_TRAIN], config.signals, dropped)[-config.max_heldout :]
     return Preferences(tuple(likings), tuple(pairs), tuple(heldout), dict(dropped))
 
 

@@ -25,7 +25,8 @@ PROGRESS, REPORT, ADAPTER, MANIFEST = "progress.jsonl", "report.json", "adapter"
 
 
 class Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # NaN is an answer ("the KL is no number"), and it must arrive at the gate as one.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class Turn(Row):

@@ -55,7 +55,10 @@ class Store:
         Raises:
             SchemaTooNew: a newer honed wrote it.
         """
-        db = connect_writer(path)
+        try:
+            db = connect_writer(path)
+        except sqlite3.DatabaseError as error:
+            raise HonedError(f"{path} cannot be opened as a database: {error}") from error
         try:
             migrate(db, path)
         except BaseException:
@@ -81,6 +84,11 @@ class Store:
         if not path.is_file():
             raise NotFound(f"no database at {path}")
         probe = connect_reader(path)
+        try:
+            probe.execute("select count(*) from sqlite_master")
+        except sqlite3.DatabaseError as error:
+            probe.close()
+            raise HonedError(f"{path} cannot be read as a database: {error}") from error
         try:
             if pending(Database(probe, execute_plugins=False)):
                 raise HonedError(f"{path} is of an older version; starting the service once upgrades it")

@@ -163,15 +163,14 @@ def check_target(db: Database, feedback: Feedback) -> None:
     Raises:
         NotFound: no such completion, or it ended without such a choice.
     """
-    known = db.execute("select status from completions where id = ?", [feedback.completion_id]).fetchone()
+    known = db.execute("select 1 from completions where id = ?", [feedback.completion_id]).fetchone()
     if known is None:
         raise NotFound(f"no completion {feedback.completion_id!r}", param="completion_id")
     choice = db.execute(
         'select 1 from completion_choices where completion_id = ? and "index" = ?',
         [feedback.completion_id, feedback.choice_index],
     ).fetchone()
-    # A streaming answer has no choices yet, and may already be voted on.
-    if choice is None and known[0] != "streaming":
+    if choice is None:
         raise NotFound(
             f"completion {feedback.completion_id!r} has no choice {feedback.choice_index}",
             param="choice_index",

@@ -205,8 +205,9 @@ class Stage(StrEnum):
 FINISHED_STAGES = frozenset(
     {Stage.REJECTED, Stage.HELD, Stage.ACTIVE, Stage.ROLLED_BACK, Stage.FAILED, Stage.ABORTED}
 )
-#: Iterations whose adapter learned for good from the feedback they used.
-SPENT_STAGES = frozenset({Stage.HELD, Stage.CANARY, Stage.ACTIVE, Stage.ROLLED_BACK})
+#: Iterations that used their feedback up. A rolled back one did too: learning the same again would bring the same
+#: adapter back. A held one has not yet: what nobody promotes should not cost people their votes.
+SPENT_STAGES = frozenset({Stage.CANARY, Stage.ACTIVE, Stage.ROLLED_BACK})
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ Parameters = Sequence[Any] | dict[str, Any]
 BUSY_TIMEOUT_MS = 5000
 #: Most pieces of work one commit carries: bounds how long the first of them waits.
 GROUP = 512
+#: Idle reader connections kept open.
+KEPT = 8
 
 
 class Session(Protocol):
@@ -82,7 +84,8 @@ class Writer:
     def __init__(self, db: Database) -> None:
         self.db = db
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._closed = threading.Lock()
+        self._gate = threading.Lock()
+        self._open = True
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -98,22 +101,34 @@ class Writer:
         """
         if threading.current_thread() is self._thread:
             raise HonedError("a write inside a transaction must go through that transaction's own store")
-        if not self.alive:
-            raise HonedError("the store is closed")
         job = Job(work, marks)
-        self._queue.put(job)
+        # Under the lock: nothing may queue up behind the thread's last look.
+        with self._gate:
+            if not self._open:
+                raise HonedError("the store is closed")
+            self._queue.put(job)
         value: T = job.done.result()
         return value
 
     def close(self) -> None:
         """Commit what is queued, fold the WAL back into the database, close."""
-        self._queue.put(None)
+        with self._gate:
+            self._open = False
+            self._queue.put(None)
         self._thread.join()
         with contextlib.suppress(sqlite3.OperationalError):  # a reader may still hold the WAL; it stays valid
             self.db.conn.execute("pragma wal_checkpoint(truncate)")
         self.db.conn.close()
 
     def _run(self) -> None:
+        try:
+            self._work()
+        finally:
+            with self._gate:
+                self._open = False
+            self._refuse_the_rest()
+
+    def _work(self) -> None:
         open_ = True
         while open_:
             first = self._queue.get()
@@ -130,7 +145,6 @@ class Writer:
                 group.append(job)
             if group:
                 self._commit(group)
-        self._refuse_the_rest()
 
     def _refuse_the_rest(self) -> None:
         """Whoever queued after the close must hear about it, not wait for ever."""
@@ -151,10 +165,10 @@ class Writer:
             self.db.conn.execute("commit")
         except BaseException as error:  # the disk is full or failing: nobody in the group was written
             log.exception("a group of %d writes failed", len(group))
-            if self.db.conn.in_transaction:
-                self.db.conn.execute("rollback")
             for job in group:
                 job.done.set_exception(error)
+            if self.db.conn.in_transaction:
+                self.db.conn.execute("rollback")
             return
         for mark in sorted(marks):
             failpoint(f"{mark}.after_commit")
@@ -177,28 +191,30 @@ class Writer:
 
 
 class Readers:
-    """One read-only connection per thread that asks."""
+    """Read-only connections, lent for one query each. Idle ones are kept, up to `KEPT`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        # The last one back goes out first: its page cache is the warmest.
+        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue(KEPT)
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
+        try:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
             connection = connect_reader(self._path)
-            self._local.connection = connection
-            with self._lock:
-                self._all.append(connection)
-        return connection.execute(sql, parameters).fetchall()
+        try:
+            return connection.execute(sql, parameters).fetchall()
+        finally:
+            try:
+                self._idle.put_nowait(connection)
+            except queue.Full:
+                connection.close()
 
     def close(self) -> None:
-        with self._lock:
-            for connection in self._all:
-                connection.close()
-            self._all.clear()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
 
 class Live:

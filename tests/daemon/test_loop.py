@@ -1,14 +1,17 @@
 """The loop answers intents and starts iterations; here on the fake engine, without a trainer."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from daemon.loop import Loop, look
 from daemon.runtime import Runtime
+from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
-from store.records import Intent, IntentKind, IntentStatus, Stage
-from tests.daemon.conftest import run, runtime_with, settle_one
+from store.records import AdapterStatus, Intent, IntentKind, IntentStatus, Stage
+from tests.daemon.conftest import candidate_of, report_of, run, runtime_with, settle_one
+from tests.store.conftest import completion, event
 
 ONE = "it0001-00000001"
 
@@ -80,6 +83,65 @@ def test_a_train_intent_without_feedback_ends_with_what_is_missing(runtime: Runt
     assert last.config["daemon"]["gate"]["kl_step_hard"] == runtime.config.daemon.gate.kl_step_hard
 
 
+class Exploding(FakeEngine):
+    """An engine that fails in a way nobody foresaw."""
+
+    async def load(self, adapter: AdapterRef) -> None:
+        raise RuntimeError("out of memory")
+
+
+def test_an_order_that_fails_in_an_unforeseen_way_does_not_stop_the_loop(
+    store: Store, tmp_path: Path
+) -> None:
+    runtime = runtime_with(store, Exploding(FakeLimits(verify=False)), tmp_path)
+    held = candidate_of(store.iterations.begin(trigger="test", incumbent=None, config={}), ONE)
+    store.iterations.move(1, Stage.HELD)
+    store.adapters.add(replace(held, status=AdapterStatus.HELD))
+    store.iterations.save_report(1, report_of(ONE, []).model_dump(mode="json"))
+
+    async def work() -> None:
+        intend(runtime, IntentKind.PROMOTE, version=ONE)
+        intend(runtime, IntentKind.PAUSE, "i2")
+        await Loop(runtime).tick()
+
+    run(work, runtime)
+    assert store.intents.get("i1").outcome == {"message": "RuntimeError: out of memory"}
+    assert store.intents.get("i2").status is IntentStatus.DONE
+
+
+def test_an_iteration_nobody_works_on_is_failed_and_whoever_asked_is_told(runtime: Runtime) -> None:
+    begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+    intend(runtime, IntentKind.TRAIN)
+    runtime.store.intents.update("i1", IntentStatus.RUNNING, {"iteration": begun.id})
+    run(Loop(runtime).tick, runtime)
+    assert runtime.store.iterations.get(begun.id).stage is Stage.FAILED
+    assert runtime.store.intents.get("i1").status is IntentStatus.FAILED
+
+
+def test_whoever_asked_for_an_iteration_that_ended_in_a_crash_is_told_after_it(runtime: Runtime) -> None:
+    begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+    intend(runtime, IntentKind.TRAIN)
+    runtime.store.intents.update("i1", IntentStatus.RUNNING, {"iteration": begun.id})
+    runtime.store.iterations.move(begun.id, Stage.ACTIVE, changes={"reason": "fine"})
+    run(Loop(runtime).tick, runtime)
+    assert runtime.store.intents.get("i1").outcome["stage"] == "active"
+
+
+def test_a_stop_in_good_order_does_not_count_as_a_crash(store: Store, tmp_path: Path) -> None:
+    runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path)
+    begun = store.iterations.begin(trigger="test", incumbent=None, config={})
+    store.iterations.move(begun.id, Stage.TRAINING)
+    loop = Loop(runtime)
+
+    async def work() -> None:
+        await loop.recover()
+        assert store.iterations.get(begun.id).attempt == 2
+        await loop.stop()
+
+    run(work, runtime)
+    assert store.iterations.get(begun.id).attempt == 1
+
+
 def test_an_iteration_interrupted_too_often_is_failed(runtime: Runtime) -> None:
     begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
     runtime.store.iterations.move(begun.id, Stage.TRAINING, changes={"attempt": 3})
@@ -112,3 +174,14 @@ def test_failures_in_a_row_are_counted_for_the_waiting_time(runtime: Runtime) ->
         begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
         runtime.store.iterations.move(begun.id, stage)
     assert look(runtime, running=False).failures == 2
+
+
+def test_votes_a_failed_iteration_did_not_learn_from_still_count(runtime: Runtime) -> None:
+    store = runtime.store
+    store.completions.begin(completion("c1", created_at=1.0))
+    served = store.iterations.begin(trigger="test", incumbent=None, config={})
+    store.iterations.move(served.id, Stage.ACTIVE)
+    store.feedback.add(event("f1", created_at=served.created_at + 1))
+    failed = store.iterations.begin(trigger="test", incumbent=None, config={})
+    store.iterations.move(failed.id, Stage.FAILED)
+    assert look(runtime, running=False).new_feedback == 1

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from daemon.config import ScheduleConfig
-from daemon.schedule import Situation, due, in_quiet_hours, next_time, parse_hours
+from daemon.schedule import Situation, due, in_quiet_hours, next_fire, next_time, parse_hours
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
 
@@ -37,6 +37,8 @@ def test_enough_feedback_starts_one() -> None:
         ({}, {"quiet_hours": ["11:00-13:00"]}, "quiet hours"),
         ({"last_start": NOON - 60}, {"interval_minutes": 10}, "not before 2026-03-01 12:09:00"),
         ({"last_start": NOON - 60}, {"cron": "0 3 * * *"}, "not before 2026-03-02 03:00:00"),
+        ({"last_start": NOON - 86400 * 9}, {"cron": "0 3 * * *"}, "not before 2026-03-02 03:00:00"),
+        ({"now": NOON + 20, "last_start": NOON + 5}, {"cron": "0 12 * * *"}, "not before 2026-03-02 12:00:00"),
         ({"failures": 2, "last_end": NOON - 60}, {"retry_minutes": 5}, "not before 2026-03-01 12:09:00"),
     ],
 )
@@ -53,13 +55,32 @@ def test_each_condition_holds_an_iteration_back_and_says_so(
     [
         (NOON - 600, {"interval_minutes": 10}, "interval"),
         (None, {"interval_minutes": 10}, "interval"),
-        (NOON - 3600 * 24, {"cron": "0 3 * * *"}, "cron"),
+        (NOON - 3600 * 24, {"cron": "0 12 * * *"}, "cron"),
+        (None, {"cron": "0 12 * * 7"}, "cron"),
+        (None, {"cron": "0 12 * * 0,3"}, "cron"),
+        (None, {"cron": "*/5 12 1-7 * sun"}, "cron"),
     ],
 )
 def test_the_clock_lets_an_iteration_start_when_its_time_has_come(
     last_start: float | None, config: dict[str, object], trigger: str
 ) -> None:
     assert due(situation(last_start=last_start), ScheduleConfig.model_validate(config)).trigger == trigger
+
+
+def test_weekdays_are_counted_from_sunday_as_cron_does() -> None:
+    sunday = datetime(2026, 3, 1, tzinfo=UTC)
+    for number in range(8):
+        fire = next_fire(f"0 3 * * {number}", sunday.timestamp())
+        assert fire is not None
+        assert (datetime.fromtimestamp(fire, UTC) - sunday).days == number % 7
+    workdays = next_fire("0 3 * * 1-5", sunday.timestamp())
+    assert datetime.fromtimestamp(workdays or 0, UTC).day == 2
+
+
+@pytest.mark.parametrize("cron", ["", "0 3 * *", "61 3 * * *", "0 3 * * 8", "every day at three o'clock"])
+def test_what_cron_does_not_say_is_refused(cron: str) -> None:
+    with pytest.raises(ValueError):
+        next_fire(cron, 0.0)
 
 
 def test_waiting_after_failures_doubles_up_to_a_limit() -> None:

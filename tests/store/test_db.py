@@ -133,6 +133,23 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
             open_(path)
 
 
+def test_readers_do_not_pile_up_with_threads_that_come_and_go(store: Store) -> None:
+    open_files = Path(f"/proc/{os.getpid()}/fd")
+    before = len(list(open_files.iterdir()))
+    for _ in range(60):
+        thread = threading.Thread(target=store.feedback.count)
+        thread.start()
+        thread.join()
+    assert len(list(open_files.iterdir())) - before <= 24
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "honed.db").write_bytes(b"this is not a database, not at all" * 100)
+    for open_ in (Store.open, Store.read_only):
+        with pytest.raises(HonedError, match="database"):
+            open_(tmp_path / "honed.db")
+
+
 def test_the_lock_names_who_holds_it(tmp_path: Path) -> None:
     with StateLock(tmp_path / "lock"), pytest.raises(AlreadyRunning, match=f"pid {os.getpid()}"):
         StateLock(tmp_path / "lock").__enter__()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from store.db import Store
 from store.errors import Conflict, NotFound
 from store.records import (
+    Choice,
     CompletionStatus,
     Example,
     FeedbackKind,
@@ -83,8 +84,12 @@ def test_what_does_not_exist_cannot_be_voted_on(answered: Store, target: dict[st
 
 
 def test_an_answer_can_be_voted_on_while_it_streams(store: Store) -> None:
-    store.completions.begin(completion("c1", status=CompletionStatus.STREAMING, choices=()))
+    store.completions.begin(
+        completion("c1", status=CompletionStatus.STREAMING, choices=(Choice(0, "", None),))
+    )
     assert store.feedback.add(event("f1")).id == "f1"
+    with pytest.raises(NotFound):
+        store.feedback.add(event("f2", choice_index=1))
 
 
 def test_events_cannot_be_edited(answered: Store) -> None:
@@ -124,7 +129,7 @@ def test_live_takes_events_before_a_time(answered: Store) -> None:
     ("stage", "split", "used"),
     [
         (Stage.ACTIVE, Split.TRAIN, True),
-        (Stage.HELD, Split.TRAIN, True),
+        (Stage.HELD, Split.TRAIN, False),
         (Stage.ROLLED_BACK, Split.TRAIN, True),
         (Stage.REJECTED, Split.TRAIN, False),
         (Stage.FAILED, Split.TRAIN, False),
