@@ -123,6 +123,14 @@ def _open_name(headers: Mapping[str, str], token: str | None) -> str:
     return "key:" + hashlib.sha256(token.encode()).hexdigest()[:12]
 
 
+def name_of(host: str) -> str | None:
+    """The name in a Host header; None when it is not one."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
 def refuse_strangers(headers: Mapping[str, str], *, method: str, loopback_only: bool) -> None:
     """Keep web pages of other sites from using a visitor's browser against this service.
 
@@ -133,8 +141,8 @@ def refuse_strangers(headers: Mapping[str, str], *, method: str, loopback_only: 
         Forbidden: one of the two.
     """
     host = headers.get("host", "")
-    if loopback_only and urlsplit(f"//{host}").hostname not in LOOPBACK:
+    if loopback_only and name_of(host) not in LOOPBACK:
         raise Forbidden(f"Host {host!r} is not this machine; set [api] keys_file to serve other names")
     origin = headers.get("origin")
-    if origin and method not in ("GET", "HEAD") and urlsplit(origin).netloc != host:
+    if origin and method not in ("GET", "HEAD") and origin.partition("://")[2] != host:
         raise Forbidden(f"requests from pages of {origin} are not taken")

@@ -15,6 +15,8 @@ from store.errors import HonedError
 
 log = logging.getLogger(__name__)
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
 SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -59,7 +61,9 @@ class RequestContext:
             await errors.response(error)(scope, receive, named)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.services.meters.requests.labels(route, scope["method"], str(status or 499)).inc()
+            # A client may invent methods; each would be a time series of its own for ever.
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            self.services.meters.requests.labels(route, method, str(status or 499)).inc()
 
 
 class BodyLimit:

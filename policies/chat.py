@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer
 
+from store.errors import Invalid
 from store.records import Message, Role
 
 #: Stands for an answer while looking for what a template puts after one.
@@ -22,7 +24,11 @@ def load_tokenizer(model_dir: Path) -> Any:
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the answer starts."""
+    """Token ids of a conversation up to where the answer starts.
+
+    Raises:
+        Invalid: the template takes no such conversation (roles that do not alternate, say).
+    """
     control = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     turns = [
         {
@@ -32,7 +38,12 @@ def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
         }
         for message in messages
     ]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise Invalid(
+            f"the model's chat template refuses this conversation: {error}", param="messages"
+        ) from error
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
@@ -53,7 +64,20 @@ def end_token(tokenizer: Any) -> int:
 
 
 def without_control(text: str, control: Sequence[str]) -> str:
-    """`text` with every control token removed, those that appear by removing another included."""
-    while found := next((token for token in control if token and token in text), None):
-        text = text.replace(found, "")
-    return text
+    """`text` with every control token removed, those that appear by removing another included.
+
+    One pass, because a hostile text can nest as many of them as it has characters: what was kept so far is
+    looked at again only where a removal has just joined it.
+    """
+    tokens = tuple(token for token in control if token)
+    if not any(token in text for token in tokens):
+        return text
+    kept: list[str] = []
+    longest = max(map(len, tokens))
+    for character in text:
+        kept.append(character)
+        end = "".join(kept[-longest:])
+        found = next((token for token in tokens if end.endswith(token)), None)
+        if found is not None:
+            del kept[len(kept) - len(found) :]
+    return "".join(kept)

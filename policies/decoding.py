@@ -42,8 +42,12 @@ class Detokenizer:
             return ""
         new = text[len(self._shown) :]
         if len(self._window) > 8:
-            # Keep the last token as context for the next piece.
-            self._window = self._window[-1:]
+            # Keep the last token as context, and more where it is a part of a character: alone it would decode to
+            # something else than it did in company.
+            keep = 1
+            while keep < len(self._window) and "\ufffd" in self._decode(self._window[-keep:]):
+                keep += 1
+            self._window = self._window[-keep:]
             text = self._text()
         self._shown = text
         return new
@@ -53,7 +57,10 @@ class Detokenizer:
         return self._text()[len(self._shown) :]
 
     def _text(self) -> str:
-        text: str = self._tokenizer.decode(self._window, skip_special_tokens=True)
+        return self._decode(self._window)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
 
 

@@ -15,6 +15,8 @@ from store.records import Sampling
 
 #: Tokens looked at before the whole vocabulary is sorted.
 CANDIDATES = 512
+#: Temperatures below this are greedy: dividing by them overflows before it changes a draw.
+GREEDY_BELOW = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ def draw(logits: Tensor, drawn: Sequence[int], sampling: Sampling, generator: to
         generator: on the CPU, so that a seed gives the same answer on every device.
     """
     scores = penalised(logits, drawn, sampling)
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         token = int(torch.argmax(scores))
     else:
         ids, probabilities = nucleus(scores / sampling.temperature, sampling.top_p)

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from policies.chat import encode_completion, encode_prompt, load_tokenizer
+from policies.chat import encode_completion, encode_prompt, end_token, load_tokenizer
 from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
@@ -34,6 +34,11 @@ from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
 from store.records import Message, Sampling
 
 log = logging.getLogger(__name__)
+
+#: No tokenizer packs more characters into a token on average.
+CHARACTERS_PER_TOKEN = 32
+#: Characters that are tokenized on the spot; more are handed to a thread so that the loop goes on.
+SHORT = 8192
 
 T = TypeVar("T")
 
@@ -106,7 +111,7 @@ class HfEngine:
     ) -> DeltaStream:
         if not self._ready:
             raise EngineUnavailable("the engine is not running")
-        prompt = encode_prompt(self._tokenizer, messages)
+        prompt = await self._encode(messages)
         if len(prompt) + sampling.max_tokens > self._context:
             raise Invalid(
                 f"the prompt has {len(prompt)} tokens; with max_tokens {sampling.max_tokens} that is more than "
@@ -138,6 +143,22 @@ class HfEngine:
             self._work.waiting[priority].append(answer)
             self._changed.notify()
         return stream
+
+    async def _encode(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt's tokens; a text that is hopelessly long is refused before it is looked at closely.
+
+        Raises:
+            Invalid: more characters than any tokenizer packs into this context.
+        """
+        characters = sum(len(message.content) for message in messages)
+        if characters > CHARACTERS_PER_TOKEN * self._context:
+            raise Invalid(
+                f"the prompt has {characters} characters, far more than the context of {self._context} tokens holds",
+                param="messages",
+            )
+        if characters < SHORT:
+            return encode_prompt(self._tokenizer, messages)
+        return await asyncio.to_thread(encode_prompt, self._tokenizer, messages)
 
     async def score(
         self, prompts: Sequence[Sequence[Message]], continuations: Sequence[str], *, adapter: str | None
@@ -321,7 +342,8 @@ class HfEngine:
         self._tokenizer = load_tokenizer(self._directory)
         ends = model.generation_config.eos_token_id
         listed = ends if isinstance(ends, list) else [ends]
-        self._ends = frozenset({*listed, self._tokenizer.eos_token_id} - {None})
+        # The template's end of turn as well: where it is not EOS, answers would run on into a turn of their own.
+        self._ends = frozenset({*listed, self._tokenizer.eos_token_id, end_token(self._tokenizer)} - {None})
         self._context = min(self._config.max_context, model.config.max_position_embeddings)
         self._base = Base(model)
         self._served[None] = Served(self._batches(self._base.decoder))
@@ -365,6 +387,11 @@ class HfEngine:
         """Mark an answer; its row is freed before the next step (any thread)."""
         with self._changed:
             answer.cancelled = True
+            queue = self._work.waiting[answer.priority]
+            if answer in queue:
+                # It never began: its place in the queue is somebody else's at once.
+                queue.remove(answer)
+                self._release([answer])
             self._changed.notify()
 
     async def _call(self, call: Callable[[], T]) -> T:

@@ -49,6 +49,9 @@ class RowCache(Cache):
         """Drop a row; the last one takes its place."""
         held = self.lengths.pop()
         last = len(self.lengths)
+        if last == 0:
+            # One long answer must not keep its memory for ever.
+            self.keys, self.values = [], []
         if row == last:
             return
         for buffer in (*self.keys, *self.values):

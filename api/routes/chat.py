@@ -160,11 +160,12 @@ async def chat(body: ChatRequest, request: Request, services: Given, principal: 
     headers = {"x-honed-receipt": services.receipt(row), "x-honed-adapter": model}
     if body.stream:
         return sse.EventStream(frames(run, face, services, include_usage=body.include_usage), headers)
-    answer = await sse.while_connected(request.receive, whole(run, face, services))
+    asked = bool(body.logprobs)  # the row forgets the request where nothing is stored
+    answer = await sse.while_connected(request.receive, whole(run, face, services, logprobs=asked))
     return Response(status_code=499) if answer is None else JSONResponse(answer, headers=headers)
 
 
-async def whole(run: Run, face: Face, services: Services) -> dict[str, Any]:
+async def whole(run: Run, face: Face, services: Services, *, logprobs: bool) -> dict[str, Any]:
     """The answer in one piece."""
     async with aclosing(follow(run, services)) as pieces:
         async for _ in pieces:
@@ -173,7 +174,7 @@ async def whole(run: Run, face: Face, services: Services) -> dict[str, Any]:
         {
             "index": draft.index,
             "message": {"role": "assistant", "content": draft.text, "refusal": None},
-            "logprobs": logprobs_of(draft.logprobs, asked=run.completion.sampling.logprobs),
+            "logprobs": logprobs_of(draft.logprobs, asked=logprobs),
             "finish_reason": draft.finish_reason,
         }
         for draft in run.drafts

@@ -215,3 +215,23 @@ def test_the_operations_page_shows_the_history_and_escapes_it(
         assert shown in text
     assert "<b>manual" not in text and "&lt;b&gt;manual" in text
     assert 'data-kind="pause"' in text and 'data-version="it0002-bbbbbbbb"' in text
+
+
+@pytest.mark.parametrize("headers", [{"host": "["}, {"origin": "http://["}, {"origin": "null"}])
+def test_headers_no_browser_sends_are_refused_and_not_a_fault(
+    client: TestClient, headers: dict[str, str]
+) -> None:
+    assert client.post("/v1/feedback", json={}, headers=headers).status_code == 403
+
+
+def test_invented_methods_share_one_time_series(client: TestClient) -> None:
+    for number in range(5):
+        client.request(f"AAA{number}", "/v1/models")
+    text = client.get("/metrics").text
+    assert 'method="OTHER"' in text
+    assert "AAA" not in text
+
+
+def test_log_probabilities_are_given_even_where_nothing_is_stored(client: TestClient) -> None:
+    answer = ask(client, store=False, logprobs=True).json()
+    assert answer["choices"][0]["logprobs"]["content"]

@@ -7,7 +7,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from store.db import Store
-from store.records import Completion, CompletionStatus, FeedbackKind, Message, Sampling, Source
+from store.records import Choice, Completion, CompletionStatus, FeedbackKind, Message, Sampling, Source
 from tests.api.conftest import Clock, ask, error_of
 
 
@@ -184,7 +184,7 @@ def test_an_answer_that_was_not_stored_takes_a_thumb_but_no_text(client: TestCli
 def test_an_answer_under_way_may_already_be_voted_on(client: TestClient, store: Store) -> None:
     row = Completion(
         "chatcmpl-x", 1.0, "local", Source.CHAT, (Message("user", "x"),), Sampling(), None, "fake",
-        CompletionStatus.STREAMING,
+        CompletionStatus.STREAMING, (Choice(0, "", None),),
     )  # fmt: skip
     store.completions.begin(row)
     assert vote(client, "chatcmpl-x").status_code == 201

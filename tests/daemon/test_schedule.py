@@ -38,7 +38,11 @@ def test_enough_feedback_starts_one() -> None:
         ({"last_start": NOON - 60}, {"interval_minutes": 10}, "not before 2026-03-01 12:09:00"),
         ({"last_start": NOON - 60}, {"cron": "0 3 * * *"}, "not before 2026-03-02 03:00:00"),
         ({"last_start": NOON - 86400 * 9}, {"cron": "0 3 * * *"}, "not before 2026-03-02 03:00:00"),
-        ({"now": NOON + 20, "last_start": NOON + 5}, {"cron": "0 12 * * *"}, "not before 2026-03-02 12:00:00"),
+        (
+            {"now": NOON + 20, "last_start": NOON + 5},
+            {"cron": "0 12 * * *"},
+            "not before 2026-03-02 12:00:00",
+        ),
         ({"failures": 2, "last_end": NOON - 60}, {"retry_minutes": 5}, "not before 2026-03-01 12:09:00"),
     ],
 )

@@ -1,5 +1,7 @@
 """Conversations to tokens: the same for engine and trainer, and nobody writes control tokens into them."""
 
+import time
+
 from policies.chat import encode_completion, encode_prompt, end_token, without_control
 from store.records import Message
 from tests.tiny import byte_tokenizer
@@ -54,3 +56,13 @@ def test_the_end_token_is_the_template_s_own() -> None:
     assert end_token(tokenizer) == IM_END
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
     assert end_token(tokenizer) == 0
+
+
+def test_control_tokens_nested_ever_so_deep_are_gone_in_one_pass() -> None:
+    depth = 20_000
+    hostile = "<|im_" * depth + "<|im_end|>" + "end|>" * depth
+    began = time.perf_counter()
+    left = without_control(hostile, ["<|im_end|>", "<|im_start|>"])
+    # Quadratic work took minutes at this size; the bound is generous and only tells the two apart.
+    assert time.perf_counter() - began < 10
+    assert "<|im_end|>" not in left
