@@ -70,13 +70,23 @@ class Loop:
                 await asyncio.to_thread(store.intents.update, intent.id, status, outcome)
 
     async def answer_intents(self) -> None:
-        """Act on what operators asked for, oldest first; train intents wait for their turn to start."""
+        """Act on what operators asked for, oldest first."""
         for intent in await asyncio.to_thread(self.runtime.store.intents.pending):
             if intent.kind is IntentKind.TRAIN:
-                if intent.status is IntentStatus.PENDING and self.task is None:
-                    await self.start(f"manual: {intent.reason}", intent)
+                if intent.status is IntentStatus.PENDING:
+                    await self.train(intent)
                 continue
             await self.act(intent)
+
+    async def train(self, intent: Intent) -> None:
+        """Start an iteration, or follow the one that runs: a second on what is left over helps nobody."""
+        store = self.runtime.store
+        running = None if self.task is None else await asyncio.to_thread(store.iterations.running)
+        if running is not None:
+            outcome = {"iteration": running.id, "joined": True}
+            await asyncio.to_thread(store.intents.update, intent.id, IntentStatus.RUNNING, outcome)
+        elif self.task is None:
+            await self.start(f"manual: {intent.reason}", intent)
 
     async def act(self, intent: Intent) -> None:
         """Do it; an action that honed refuses is an outcome, not a crash of the loop.

@@ -110,6 +110,7 @@ async def runtime_of(config: Config, store: Store) -> AsyncIterator[Runtime]:
     lost = await asyncio.to_thread(store.completions.fail_streaming)
     if lost:
         log.warning("%d answers were cut off by the last stop and are marked failed", lost)
+    log.info("loading %s", config.policies.engine.model)
     model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
     engine = build_engine(config.policies.engine, model, digest)
     await engine.start()
@@ -161,13 +162,12 @@ def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> N
 @contextlib.asynccontextmanager
 async def ticking(loop: Loop, seconds: float) -> AsyncIterator[None]:
     """The scheduler, which only ticks: no job store, no truth, never two ticks at once."""
+    # An overrun tick is simply late; the library has a line for each.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
     scheduler = AsyncIOScheduler(timezone="UTC")
     scheduler.add_job(
         loop.tick, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
     )
-    # An overrun tick is simply late; the library warns about each one it skips.
-    logging.getLogger("apscheduler.scheduler").setLevel(logging.ERROR)
-    logging.getLogger("apscheduler.executors.default").setLevel(logging.ERROR)
     scheduler.start()
     try:
         yield

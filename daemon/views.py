@@ -75,10 +75,23 @@ def status(row: Row) -> str:
     for key, value in row.items():
         if isinstance(value, dict):
             lines.append(f"{key}:")
-            lines += [f"  {inner}: {number(item)}" for inner, item in value.items()]
-        else:
-            lines.append(f"{key}: {number(value)}")
+            lines += [
+                f"  {inner}: {shown(inner, item)}" for inner, item in value.items() if inner != "object"
+            ]
+        elif key != "object":
+            lines.append(f"{key}: {shown(key, value)}")
     return "\n".join(lines)
+
+
+def shown(key: str, value: Any) -> str:
+    """A value as people read it: times as dates, lists and tables in words."""
+    if key.endswith("_at"):
+        return when(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{inner} {shown(inner, item)}" for inner, item in value.items())
+    if isinstance(value, list):
+        return "; ".join(str(item) for item in value) or "-"
+    return number(value)
 
 
 def iterations(rows: list[Row]) -> str:

@@ -13,8 +13,11 @@ def resolve_base(config: EngineConfig, state_directory: Path) -> tuple[Path, str
     Raises:
         ConfigError: there is no such model.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from policies.models import base_digest, resolve_model
 
+    disable_progress_bar()  # a service's log is no terminal
     directory = resolve_model(config.model, state_directory)
     return directory, base_digest(directory)
 

@@ -83,6 +83,23 @@ def test_a_train_intent_without_feedback_ends_with_what_is_missing(runtime: Runt
     assert last.config["daemon"]["gate"]["kl_step_hard"] == runtime.config.daemon.gate.kl_step_hard
 
 
+def test_asking_for_an_iteration_while_one_runs_follows_it(runtime: Runtime) -> None:
+    loop = Loop(runtime)
+
+    async def work() -> None:
+        intend(runtime, IntentKind.TRAIN)
+        intend(runtime, IntentKind.TRAIN, "i2")
+        await loop.tick()
+        assert loop.task is not None
+        await asyncio.wait([loop.task])
+        await loop.tick()
+
+    run(work, runtime)
+    found = [runtime.store.intents.get(name).outcome["iteration"] for name in ("i1", "i2")]
+    assert found == [1, 1]
+    assert len(runtime.store.iterations.list()) == 1
+
+
 class Exploding(FakeEngine):
     """An engine that fails in a way nobody foresaw."""
 
