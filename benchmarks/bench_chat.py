@@ -1,8 +1,9 @@
-"""Decoding speed on the embedded model: bare transformers, the engine alone with one chat, and with eight.
+"""Decoding speed on the embedded model: bare transformers against honed, with one chat and with eight.
 
-All three see the same conversation and are held to the same number of new tokens, greedy, prompt included in the
-time. Bare `generate` and the single chat take turns, and the median of the turns counts, so that a neighbour on
-the machine does not decide the ratio. Prints a table and writes benchmarks/results/chat.json.
+All see the same conversation and are held to the same number of new tokens, greedy, prompt included in the time.
+First the engine by itself, then a whole service over HTTP with the openai client, each taking turns with bare
+`generate`; the median of the turns counts, so that a neighbour on the machine does not decide the ratio. Prints a
+table and writes benchmarks/results/chat.json. The floors are held against the speeds over HTTP.
 
     python -m benchmarks.bench_chat
 """
@@ -14,11 +15,13 @@ import os
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from daemon.simulate import service
 from policies.chat import encode_prompt, load_tokenizer
 from policies.config import EngineConfig
 from policies.engines import build_engine, resolve_base
@@ -84,14 +87,57 @@ async def measure(directory: Path, digest: str, *, tokens: int, rounds: int, thr
     return speeds
 
 
+def http_speed(url: str, requests: int, tokens: int) -> float:
+    """New tokens per second of `requests` chats at once, all together, through a service."""
+    from openai import OpenAI
+
+    def one(seed: int) -> int:
+        with OpenAI(base_url=f"{url}/v1", api_key=f"bench-{seed}", timeout=600) as client:
+            answer = client.chat.completions.create(
+                model="honed",
+                messages=[{"role": "user", "content": QUESTION[0].content}],
+                max_tokens=tokens,
+                temperature=0,
+                seed=seed,
+            )
+        return answer.usage.completion_tokens if answer.usage else 0
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(requests) as pool:
+        drawn = sum(pool.map(one, range(requests)))
+    return drawn / (time.perf_counter() - began)
+
+
+def measure_http(directory: Path, *, tokens: int, rounds: int, threads: int) -> dict[str, list[float]]:
+    """The same over HTTP, against a service process on a state directory of its own."""
+    model, prompt = load_bare(directory)
+    speeds: dict[str, list[float]] = {"bare_again": [], "http_one": [], "http_eight": []}
+    settings = {
+        "HONED_POLICIES__ENGINE__MODEL": str(directory.resolve()),
+        "HONED_POLICIES__ENGINE__THREADS": str(threads),
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="honed-bench-") as folder,
+        service(Path(folder), **settings) as client,
+    ):
+        http_speed(client.url, 1, 8)
+        for _ in range(rounds):
+            speeds["bare_again"].append(bare_speed(model, prompt, tokens))
+            speeds["http_one"].append(http_speed(client.url, 1, tokens))
+            speeds["http_eight"].append(http_speed(client.url, TOGETHER, tokens))
+    return speeds
+
+
 def report(speeds: dict[str, list[float]], settings: dict[str, Any]) -> dict[str, Any]:
     """Medians and the two ratios."""
     median = {name: statistics.median(values) for name, values in speeds.items()}
     return {
         **settings,
         "tokens_per_second": median,
-        "single_ratio": median["one"] / median["bare"],
-        "total_ratio": min(median["eight"], median["eight_sampled"]) / median["bare"],
+        "engine_single_ratio": median["one"] / median["bare"],
+        "engine_total_ratio": min(median["eight"], median["eight_sampled"]) / median["bare"],
+        "single_ratio": median["http_one"] / median["bare_again"],
+        "total_ratio": median["http_eight"] / median["bare_again"],
         "rounds": speeds,
     }
 
@@ -110,10 +156,14 @@ def main() -> None:
         speeds = asyncio.run(
             measure(directory, digest, tokens=chosen.tokens, rounds=chosen.rounds, threads=chosen.threads)
         )
+        speeds |= measure_http(directory, tokens=chosen.tokens, rounds=chosen.rounds, threads=chosen.threads)
     figures = report(speeds, {"threads": chosen.threads, "tokens": chosen.tokens, "torch": torch.__version__})
     for name, speed in figures["tokens_per_second"].items():
         print(f"{name:14} {speed:7.1f} tokens/s")
     single, total = figures["single_ratio"], figures["total_ratio"]
+    print(
+        f"engine alone / bare: one {figures['engine_single_ratio']:.2f}, eight {figures['engine_total_ratio']:.2f}"
+    )
     print(f"one chat / bare: {single:.2f} (at least {SINGLE_FLOOR})")
     print(f"eight at once / bare: {total:.2f} (at least {TOTAL_FLOOR})")
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
