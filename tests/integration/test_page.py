@@ -1,0 +1,124 @@
+"""The pages in a real browser, served by a real service: chat, vote, reload, retry, roll back."""
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+from tests.integration.service import Service, chat_and_vote, finished_iteration, running, wait_until
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+#: Headless, and without the connections a browser makes for itself.
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with running(tmp_path_factory.mktemp("page") / "state", tiny_model) as running_service:
+        assert running_service.wait_until_ready() is not None, running_service.tail()
+        yield running_service
+
+
+@pytest.fixture
+def page(service: Service) -> Iterator[Page]:
+    """A fresh browser profile; any console error or failed script fails the test that caused it."""
+    if CHROMIUM is None:
+        # Where there is no browser the other tests still tell something; CI installs one.
+        pytest.skip(
+            "no Chromium on this machine: install it (Debian: apt-get install chromium) to test the pages"
+        )
+    troubles: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        opened = browser.new_page(viewport={"width": 390, "height": 800})
+        opened.on(
+            "console", lambda message: troubles.append(message.text) if message.type == "error" else None
+        )
+        opened.on("pageerror", lambda error: troubles.append(str(error)))
+        yield opened
+        browser.close()
+    assert troubles == []
+
+
+def url(service: Service) -> str:
+    assert service.client is not None
+    return service.client.url
+
+
+def ask(page: Page, words: str) -> None:
+    page.get_by_label("Message").fill(words)
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
+
+
+def test_chat_streams_a_vote_fills_and_survives_a_reload_and_clears(service: Service, page: Page) -> None:
+    page.goto(url(service))
+    ask(page, "hello there")
+    answer = page.locator("article.assistant").last
+    expect(answer.locator(".version")).to_have_text("base")
+    up = answer.get_by_role("button", name="Good answer")
+    expect(up).to_have_attribute("aria-pressed", "false")
+    up.click()
+    expect(up).to_have_attribute("aria-pressed", "true")
+    page.reload()
+    up = page.locator("article.assistant").last.get_by_role("button", name="Good answer")
+    expect(up).to_have_attribute("aria-pressed", "true")
+    up.click()
+    expect(up).to_have_attribute("aria-pressed", "false")
+    assert service.client is not None
+    assert service.client.get("/v1/status")["feedback"]["total"] == 2
+
+
+def test_a_retry_keeps_the_earlier_answer_and_tells_the_service(service: Service, page: Page) -> None:
+    page.goto(url(service))
+    ask(page, "once more")
+    answer = page.locator("article.assistant").last
+    answer.get_by_role("button", name="Answer again").click()
+    expect(answer.get_by_role("button", name="Earlier answer")).to_be_enabled(timeout=30_000)
+    with sqlite3.connect(service.state / "honed.db") as connection:
+        rows = connection.execute("select value from feedback where kind = 'regenerate'").fetchall()
+    connection.close()
+    (value,) = rows[-1]
+    assert value.startswith('"chatcmpl-'), "the retry names the new answer"
+
+
+def test_nothing_is_wider_than_a_phone(service: Service, page: Page) -> None:
+    for path in ("/", "/ops"):
+        page.goto(url(service) + path)
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_an_operator_trains_and_rolls_back_from_the_page(service: Service, page: Page) -> None:
+    client = service.client
+    assert client is not None
+    chat_and_vote(client, 16)
+    page.on("dialog", lambda dialog: dialog.accept("from the page"))
+    page.goto(url(service) + "/ops")
+    expect(page.locator("#serving")).to_have_text("base")
+    page.get_by_role("button", name="Train now").click()
+    ended = wait_until(lambda: finished_iteration(client, 1))
+    assert ended["stage"] == "active", ended
+    page.goto(url(service) + "/ops")
+    expect(page.locator("#serving")).to_have_text(ended["candidate"])
+    page.goto(url(service))
+    ask(page, "who answers?")
+    expect(page.locator("article.assistant .version").last).to_have_text(ended["candidate"])
+    page.goto(url(service) + "/ops")
+    page.get_by_role("button", name="Roll back", exact=True).click()
+    wait_until(lambda: client.get("/v1/status")["serving"]["version"] == "base")
+    page.goto(url(service))
+    ask(page, "and now?")
+    expect(page.locator("article.assistant .version").last).to_have_text("base")
