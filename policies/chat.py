@@ -16,11 +16,28 @@ from store.records import Message, Role
 
 #: Stands for an answer while looking for what a template puts after one.
 MARK = "honed-answer"
+#: No tokenizer packs more characters into a token on average.
+CHARACTERS_PER_TOKEN = 32
 
 
 def load_tokenizer(model_dir: Path) -> Any:
     """The tokenizer of a local model directory."""
     return AutoTokenizer.from_pretrained(model_dir, local_files_only=True)
+
+
+def refuse_hopeless(messages: Sequence[Message], context: int) -> int:
+    """Turn away a text that cannot fit before it is looked at closely. Returns its characters.
+
+    Raises:
+        Invalid: more characters than any tokenizer packs into a context of so many tokens.
+    """
+    characters = sum(len(message.content) for message in messages)
+    if characters > CHARACTERS_PER_TOKEN * context:
+        raise Invalid(
+            f"the prompt has {characters} characters, far more than the context of {context} tokens holds",
+            param="messages",
+        )
+    return characters
 
 
 def encode_prompt(tokenizer: Any, messages: Sequence[Message]) -> list[int]:

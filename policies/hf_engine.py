@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from policies.chat import encode_completion, encode_prompt, end_token, load_tokenizer
+from policies.chat import encode_completion, encode_prompt, end_token, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
@@ -35,8 +35,6 @@ from store.records import Message, Sampling
 
 log = logging.getLogger(__name__)
 
-#: No tokenizer packs more characters into a token on average.
-CHARACTERS_PER_TOKEN = 32
 #: Characters that are tokenized on the spot; more are handed to a thread so that the loop goes on.
 SHORT = 8192
 
@@ -145,17 +143,8 @@ class HfEngine:
         return stream
 
     async def _encode(self, messages: Sequence[Message]) -> list[int]:
-        """The prompt's tokens; a text that is hopelessly long is refused before it is looked at closely.
-
-        Raises:
-            Invalid: more characters than any tokenizer packs into this context.
-        """
-        characters = sum(len(message.content) for message in messages)
-        if characters > CHARACTERS_PER_TOKEN * self._context:
-            raise Invalid(
-                f"the prompt has {characters} characters, far more than the context of {self._context} tokens holds",
-                param="messages",
-            )
+        """The prompt's tokens; a long text is read on a thread, so that the loop goes on."""
+        characters = refuse_hopeless(messages, self._context)
         if characters < SHORT:
             return encode_prompt(self._tokenizer, messages)
         return await asyncio.to_thread(encode_prompt, self._tokenizer, messages)

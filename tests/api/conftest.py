@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,16 @@ from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
 from store.records import Adapter, AdapterStatus
+from tests.clock import Clock
 
 NOW = 1_800_000_000.0
 URL = "http://127.0.0.1:8000"
 SECRET = b"a secret only this test knows"
 
 
-@dataclass
-class Clock:
-    now: float = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

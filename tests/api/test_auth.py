@@ -16,7 +16,8 @@ from api.receipts import Receipt, sign, verify
 from policies.fake_engine import FakeEngine
 from store.db import Store
 from store.errors import ConfigError
-from tests.api.conftest import NOW, SECRET, URL, Clock, ask, error_of
+from tests.api.conftest import NOW, SECRET, URL, ask, error_of
+from tests.clock import Clock
 
 KEYS = {"ann-key": ["chat", "feedback"], "bob-key": ["chat", "feedback"], "op-key": ["operate", "feedback"]}
 

@@ -8,7 +8,8 @@ from starlette.testclient import TestClient
 
 from store.db import Store
 from store.records import Choice, Completion, CompletionStatus, FeedbackKind, Message, Sampling, Source
-from tests.api.conftest import Clock, ask, error_of
+from tests.api.conftest import ask, error_of
+from tests.clock import Clock
 
 
 @pytest.fixture

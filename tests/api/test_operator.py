@@ -23,7 +23,8 @@ from store.records import (
     Verdict,
 )
 from tests.api.asgi import talk
-from tests.api.conftest import NOW, Clock, ask, error_of
+from tests.api.conftest import NOW, ask, error_of
+from tests.clock import Clock
 
 
 @pytest.fixture

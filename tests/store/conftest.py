@@ -15,16 +15,7 @@ from store.records import (
     Sampling,
     Source,
 )
-
-
-class Clock:
-    """Time that only moves when told."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

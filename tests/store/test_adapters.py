@@ -7,7 +7,7 @@ import pytest
 from store.db import Store
 from store.errors import NotFound
 from store.records import Adapter, AdapterStatus
-from tests.store.conftest import Clock
+from tests.clock import Clock
 
 
 def adapter(version: str, *, parent: str | None = None) -> Adapter:

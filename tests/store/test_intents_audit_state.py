@@ -7,7 +7,8 @@ import pytest
 from store.db import Store
 from store.errors import NotFound
 from store.records import Intent, IntentKind, IntentStatus, Judgement
-from tests.store.conftest import Clock, completion
+from tests.clock import Clock
+from tests.store.conftest import completion
 
 
 def test_an_intent_is_pending_until_it_is_dealt_with(store: Store, clock: Clock) -> None:

@@ -7,7 +7,8 @@ import pytest
 from store.db import Store
 from store.errors import Invalid, NotFound
 from store.records import Example, GateResult, Split, Stage, Verdict
-from tests.store.conftest import Clock, completion, event
+from tests.clock import Clock
+from tests.store.conftest import completion, event
 
 
 def test_an_iteration_moves_and_every_move_is_kept(store: Store, clock: Clock) -> None:
