@@ -47,7 +47,9 @@ def honed(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """One service that the tests below take through its life, in order."""
-    with running(tmp_path_factory.mktemp("loop") / "state", tiny_model) as running_service:
+    # A rate at which so small a model changes what it says.
+    rate = {"HONED_POLICIES__TRAIN__LEARNING_RATE": "0.03", "HONED_POLICIES__TRAIN__EPOCHS": "4"}
+    with running(tmp_path_factory.mktemp("loop") / "state", tiny_model, **rate) as running_service:
         assert running_service.wait_until_ready() is not None, running_service.tail()
         yield running_service
 
@@ -164,6 +166,8 @@ def greedy(model: Any, tokenizer: Any, question: str) -> str:
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
 
 
+# PEFT asks transformers for a property under its old name.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_the_served_text_is_what_peft_computes_from_the_same_files(
     service: Service, tiny_model: Path
 ) -> None:
@@ -228,6 +232,9 @@ def test_a_destructive_update_is_refused_with_its_reason(service: Service, tiny_
         "HONED_POLICIES__TRAIN__LEARNING_RATE_CONTINUED": "0.9",
         "HONED_POLICIES__TRAIN__EPOCHS": "6",
         "HONED_DAEMON__GATE__SCALES": "[1.0]",
+        # A random model's answers are nearly uniform, so even ruin is a short way off in nats.
+        "HONED_DAEMON__GATE__KL_STEP_SOFT": "0.0005",
+        "HONED_DAEMON__GATE__KL_STEP_HARD": "0.001",
     }
     with running(service.state, tiny_model, **overrides) as bad:
         client = bad.wait_until_ready()
@@ -284,7 +291,7 @@ def test_a_schedule_starts_an_iteration_by_itself(tiny_model: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["iteration", "zero"], "zero"),
+        (["iteration", "zero"], "ID"),
         (["frobnicate"], "frobnicate"),
         (["serve", "--port", "99999"], "65535"),
         (["serve", "--host", "0.0.0.0"], "keys_file"),
