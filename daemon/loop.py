@@ -145,7 +145,7 @@ class Loop:
             return
         attempt = left.attempt + 1
         if attempt > self.runtime.config.daemon.schedule.max_attempts:
-            reason = f"interrupted in {left.stage} for the {left.attempt}th time; not taken up again"
+            reason = f"interrupted in {left.stage} on attempt {left.attempt}; not taken up again"
             await iteration.end(self.runtime, left, Stage.FAILED, reason)
             return
         note = f"taken up again after a restart (attempt {attempt})"

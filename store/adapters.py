@@ -80,10 +80,6 @@ class Adapters:
 
         self._session.write(work)
 
-    def set_status(self, version: str, status: AdapterStatus) -> None:
-        sql = "update adapters set status = ? where version = ?"
-        self._session.write(lambda db: db.execute(sql, [status.value, version]) and None)
-
     def activations(self, limit: int = 100) -> Sequence[Activation]:
         """Moves of the pointer, newest first."""
         sql = "select id, at, version, previous, actor, reason from activations order by id desc limit ?"
