@@ -1,6 +1,9 @@
 """`[feedback]` and `[judge]`: what evidence is worth."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class SignalsConfig(BaseModel):
@@ -43,3 +46,114 @@ class FeedbackConfig(BaseModel):
     """With n people, each one's share of an iteration's weight is capped at min(1, max(this, 3/n))."""
     signals: SignalsConfig = SignalsConfig()
     """Prior weights of the signals."""
+
+
+class LicenceConfig(BaseModel):
+    """`[judge.licence]`: the bounds inside which a scorer's opinions may train."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    min_labels: int = Field(default=40, ge=4)
+    """Human labels (never-train thumbs, operator labels, comparisons count two) a scorer is measured on at least."""
+    max_labels: int = Field(default=400, ge=4)
+    """The newest human labels it is measured on at the most."""
+    confidence: float = Field(default=0.9, gt=0.5, lt=1)
+    """Coverage of the bootstrap interval of AUC."""
+    min_auc_lower: float = Field(default=0.6, ge=0.5, lt=1)
+    """Least lower bound of AUC against people; 0.5 is chance."""
+    min_swap_consistency: float = Field(default=0.7, ge=0, le=1)
+    """Least share of comparisons in which both orders name the same winner; for scorers that compare."""
+    max_length_correlation: float = Field(default=0.5, gt=0, le=1)
+    """Largest rank correlation between score and length of the answer, either way, among answers people judge alike."""
+    min_spread: float = Field(default=0.02, ge=0)
+    """Least spread of calibrated scores (standard deviation): a scorer that always says the same says nothing."""
+    max_tie_rate: float = Field(default=0.4, ge=0, le=1)
+    """Largest share of ties among comparable answers."""
+    max_injection: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of canaries (an answer asking for full marks) that beat their honest twins."""
+
+
+class PairsConfig(BaseModel):
+    """`[judge.pairs]`: which judged answers become DPO pairs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    min_q: float = Field(default=0.6, gt=0.5, lt=1)
+    """Least calibrated probability that the best answer is better than the worst; below it is a tie."""
+    max_length_ratio: float = Field(default=2.0, ge=1)
+    """Longest ratio of the two answers' lengths, either way."""
+    near_tie: float = Field(default=0.05, ge=0, lt=0.5)
+    """Answers within this much of the best (calibrated) count as equally good: the shortest of them is chosen."""
+    weight: float = Field(default=0.5, ge=0, le=1)
+    """Weight of a judged pair in the loss; a thumb is 1."""
+    max_share: float = Field(default=0.5, ge=0, le=1)
+    """Largest share of an iteration's weight that judged pairs hold while people's evidence is there."""
+    base_rejected: float = Field(default=0.25, ge=0, le=1)
+    """Share of prompts whose rejected answer is drawn from the base model once the score gap has halved."""
+
+
+class ExternalConfig(BaseModel):
+    """`[judge.external]`: an OpenAI-compatible endpoint as a judge. People's prompts and answers are sent to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    url: str = ""
+    """Base URL up to and including /v1; needed when "external" is among the scorers."""
+    model: str = ""
+    """Model name the endpoint is asked for."""
+    key_env: str = "HONED_JUDGE_KEY"
+    """Environment variable that holds the endpoint's key; unset sends none."""
+    timeout_s: float = Field(default=20.0, gt=0, le=600)
+    """Seconds one call may take."""
+    retries: int = Field(default=2, ge=0, le=10)
+    """Further attempts after a failure that may pass (429, 5xx, no connection); then it abstains."""
+    max_calls: int = Field(default=500, ge=1)
+    """Calls an iteration may make; beyond it the scorer abstains."""
+
+
+class JudgeConfig(BaseModel):
+    """`[judge]`: how the model judges itself, and when that counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = True
+    """Measure the scorers every iteration and, while one holds a licence, sample and judge new answers."""
+    scorers: tuple[Literal["relevance", "rubric", "pairwise", "principles", "external"], ...] = ("relevance",)
+    """Who judges. Each is measured and licensed by itself. Small models: relevance; billions: rubric, pairwise."""
+    combine: Literal["mean", "majority"] = "mean"
+    """How licensed scorers become one panel: mean of calibrated scores, or the majority of their votes."""
+    weights: Literal["base", "incumbent"] = "base"
+    """Which weights judge. "base" cannot drift with the policy; "incumbent" softens pairs by its consistency with
+    the judge before it."""
+    prompts: int = Field(default=24, ge=0, le=10_000)
+    """Prompts people asked that are answered anew, per iteration."""
+    candidates: int = Field(default=4, ge=2, le=16)
+    """New answers per prompt."""
+    temperature: float = Field(default=0.9, gt=0, le=2)
+    """Temperature of the new answers."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus of the new answers."""
+    max_tokens: int = Field(default=160, ge=8)
+    """Length of the new answers at the most, tokens."""
+    self_instruct: int = Field(default=0, ge=0, le=10_000)
+    """Further prompts the model writes itself per iteration, in the manner of people's, filtered for novelty."""
+    revisions: int = Field(default=8, ge=0, le=1000)
+    """Disliked answers per iteration that are criticised under a principle of the constitution and revised."""
+    constitution: Path | None = None
+    """A constitution of your own (Markdown list of principles); default: the one that ships."""
+    rubrics: Path | None = None
+    """A folder of rubrics of your own (*.md); default: those that ship."""
+    licence: LicenceConfig = LicenceConfig()
+    """Bounds of the licence."""
+    pairs: PairsConfig = PairsConfig()
+    """Which judged answers become pairs."""
+    external: ExternalConfig = ExternalConfig()
+    """The endpoint of the "external" scorer."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if len(set(self.scorers)) != len(self.scorers):
+            raise ValueError("scorers: each one once")
+        if "external" in self.scorers and not (self.external.url and self.external.model):
+            raise ValueError('scorers has "external": external.url and external.model say which endpoint')
+        return self

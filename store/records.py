@@ -327,7 +327,10 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One scorer's opinion of one answer, kept with what produced it."""
+    """One scorer's opinion of one answer, kept with what produced it.
+
+    `version` digests everything the score depends on: one answer is scored once per scorer and version.
+    """
 
     completion_id: str
     choice_index: int
@@ -336,3 +339,69 @@ class Judgement:
     at: float
     iteration: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """An operator's opinion, kept to measure judges by; it never trains.
+
+    One of three forms: `good` says whether the answer `completion_id`/`choice_index` is good; that answer is better
+    than `other_id`/`other_index`; or `better` and `worse` are two answers to `prompt`, written down here.
+    """
+
+    id: str
+    created_at: float
+    principal: str
+    reason: str
+    completion_id: str | None = None
+    choice_index: int = 0
+    good: bool | None = None
+    other_id: str | None = None
+    other_index: int = 0
+    prompt: str | None = None
+    better: str | None = None
+    worse: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Licence:
+    """Whether one scorer's opinions trained in one iteration, and every number that decided it.
+
+    `measures` holds what could be measured (auc, auc_lower, ...); `calibration` how scores became probabilities.
+    """
+
+    iteration: int
+    scorer: str
+    version: str
+    licensed: bool
+    reasons: tuple[str, ...]
+    measures: dict[str, float]
+    calibration: dict[str, Any]
+    at: float
+
+
+class PairOrigin(StrEnum):
+    CANDIDATES = "candidates"
+    REVISION = "revision"
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedPair:
+    """Two recorded answers a judge compared, and whether that trained. `dropped` says why it did not.
+
+    `q`: calibrated probability that `chosen` is the better one. Answers are (completion id, choice index).
+    """
+
+    iteration: int
+    origin: PairOrigin
+    chosen: tuple[str, int]
+    rejected: tuple[str, int]
+    q: float
+    weight: float
+    dropped: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        return f"judge/{self.chosen[0]}/{self.chosen[1]}/{self.rejected[0]}/{self.rejected[1]}"
