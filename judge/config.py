@@ -64,7 +64,7 @@ class LicenceConfig(BaseModel):
     min_swap_consistency: float = Field(default=0.7, ge=0, le=1)
     """Least share of comparisons in which both orders name the same winner; for scorers that compare."""
     max_length_correlation: float = Field(default=0.5, gt=0, le=1)
-    """Largest rank correlation between score and length of the answer, either way, among answers people judge alike."""
+    """Largest rank correlation of score with answer length, either way, among answers people judge alike."""
     min_spread: float = Field(default=0.02, ge=0)
     """Least spread of calibrated scores (standard deviation): a scorer that always says the same says nothing."""
     max_tie_rate: float = Field(default=0.4, ge=0, le=1)
