@@ -21,7 +21,9 @@ from store.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "HONED_"
 #: Environment variables that begin with the prefix but are not configuration.
-NOT_CONFIG = frozenset({"HONED_FAILPOINT", "HONED_PARENT_PID", "HONED_API_KEY", "HONED_CONFIG", "HONED_URL"})
+NOT_CONFIG = frozenset(
+    {"HONED_FAILPOINT", "HONED_PARENT_PID", "HONED_API_KEY", "HONED_CONFIG", "HONED_URL", "HONED_JUDGE_KEY"}
+)
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from tests.integration.service import Service, chat_and_vote, finished_iteration, running, wait_until
 
@@ -64,6 +64,13 @@ def ask(page: Page, words: str) -> None:
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=30_000)
 
 
+def press(page: Page, thumb: Locator) -> None:
+    """Click a thumb and wait until the service has it: the button fills before that."""
+    with page.expect_response("**/v1/feedback", timeout=30_000) as told:
+        thumb.click()
+    assert told.value.status == 201
+
+
 def test_chat_streams_a_vote_fills_and_survives_a_reload_and_clears(service: Service, page: Page) -> None:
     page.goto(url(service))
     ask(page, "hello there")
@@ -71,12 +78,12 @@ def test_chat_streams_a_vote_fills_and_survives_a_reload_and_clears(service: Ser
     expect(answer.locator(".version")).to_have_text("base")
     up = answer.get_by_role("button", name="Good answer")
     expect(up).to_have_attribute("aria-pressed", "false")
-    up.click()
+    press(page, up)
     expect(up).to_have_attribute("aria-pressed", "true")
     page.reload()
     up = page.locator("article.assistant").last.get_by_role("button", name="Good answer")
     expect(up).to_have_attribute("aria-pressed", "true")
-    up.click()
+    press(page, up)
     expect(up).to_have_attribute("aria-pressed", "false")
     assert service.client is not None
     assert service.client.get("/v1/status")["feedback"]["total"] == 2
@@ -86,8 +93,11 @@ def test_a_retry_keeps_the_earlier_answer_and_tells_the_service(service: Service
     page.goto(url(service))
     ask(page, "once more")
     answer = page.locator("article.assistant").last
-    answer.get_by_role("button", name="Answer again").click()
-    expect(answer.get_by_role("button", name="Earlier answer")).to_be_enabled(timeout=30_000)
+    # The page tells the service once both answers exist: after the new one has ended.
+    with page.expect_response("**/v1/feedback", timeout=30_000) as told:
+        answer.get_by_role("button", name="Answer again").click()
+    assert told.value.status == 201
+    expect(answer.get_by_role("button", name="Earlier answer")).to_be_enabled()
     with sqlite3.connect(service.state / "honed.db") as connection:
         rows = connection.execute("select value from feedback where kind = 'regenerate'").fetchall()
     connection.close()
