@@ -216,7 +216,15 @@ class FeedbackRequest(Wire):
 
 
 class OperatorRequest(Wire):
-    """`POST /v1/operator/{kind}`."""
+    """`POST /v1/operator/{kind}`. `version` is for promote and rollback, everything after it for label."""
 
     reason: Text | None = Field(default=None, max_length=1000)
     version: Text | None = Field(default=None, max_length=64)
+    completion_id: Text | None = Field(default=None, min_length=1, max_length=128)
+    choice_index: int = Field(default=0, ge=0, lt=128)
+    good: bool | None = None
+    over: Text | None = Field(default=None, min_length=1, max_length=128)
+    over_index: int = Field(default=0, ge=0, lt=128)
+    prompt: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
+    better: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
+    worse: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)

@@ -59,8 +59,27 @@ def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
         "metrics": store.metrics.get(id),
         "gates": [asdict(gate) for gate in store.iterations.gates(id)],
         "examples": [asdict(example) for example in store.iterations.examples(id)],
+        "judge": judging(store, id),
         "samples": report.get("samples", []),
         "seconds": report.get("seconds", {}),
+    }
+
+
+def judging(store: Store, id: int) -> dict[str, Any]:
+    """Who might judge in an iteration and why, what was judged, and the pairs that came of it."""
+    return {
+        "licences": [asdict(one) for one in store.judgements.licences(id)],
+        "pairs": [{**asdict(one), "id": one.id} for one in store.judgements.pairs(id)],
+        "judgements": [asdict(one) for one in store.judgements.in_iteration(id)],
+        "candidates": [
+            {
+                "completion_id": one.id,
+                "adapter": one.adapter or BASE,
+                "choices": len(one.choices),
+                **one.metadata,
+            }
+            for one in store.completions.samples(id).values()
+        ],
     }
 
 

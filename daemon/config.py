@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from api.config import ApiConfig
-from judge.config import FeedbackConfig
+from judge.config import FeedbackConfig, JudgeConfig
 from policies.config import EngineConfig, TrainConfig
 from store.config import StoreConfig
 from store.errors import ConfigError
@@ -174,6 +174,8 @@ class Config(Section):
     """HTTP."""
     feedback: FeedbackConfig = FeedbackConfig()
     """What evidence is worth."""
+    judge: JudgeConfig = JudgeConfig()
+    """How the model judges itself, and when that counts."""
     daemon: DaemonConfig = DaemonConfig()
     """The loop."""
 

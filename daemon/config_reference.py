@@ -47,8 +47,14 @@ def allowed(field: FieldInfo) -> str:
         for rule in field.metadata
         if type(rule) in signs
     ]
-    choices = [f"`{choice}`" for choice in get_args(field.annotation) if isinstance(choice, str)]
+    choices = [f"`{choice}`" for choice in literals(field.annotation)]
     return ", ".join([" or ".join(choices), *parts] if choices else parts)
+
+
+def literals(annotation: Any) -> list[str]:
+    """The words an annotation admits, those inside a tuple too."""
+    inner = get_args(annotation)
+    return [word for part in inner for word in ([part] if isinstance(part, str) else literals(part))]
 
 
 def one_line(text: str | None) -> str:

@@ -7,12 +7,28 @@ rollback, pause and status work while one trains.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from daemon import iteration, promote, schedule
 from daemon.runtime import Runtime
 from store.db import Store
 from store.errors import HonedError, Invalid, RefusedByGate
-from store.records import FINISHED_STAGES, Intent, IntentKind, IntentStatus, Iteration, Stage
+from store.records import (
+    FINISHED_STAGES,
+    Choice,
+    Completion,
+    CompletionStatus,
+    Intent,
+    IntentKind,
+    IntentStatus,
+    Iteration,
+    Label,
+    Message,
+    Role,
+    Sampling,
+    Source,
+    Stage,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +46,7 @@ class Loop:
             IntentKind.ROLLBACK: self._roll_back,
             IntentKind.PAUSE: self._pause,
             IntentKind.RESUME: self._resume,
+            IntentKind.LABEL: self._label,
         }
 
     async def tick(self) -> None:
@@ -179,6 +196,20 @@ class Loop:
     async def _resume(self, intent: Intent) -> None:
         await self._set_paused(intent, paused=False)
 
+    async def _label(self, intent: Intent) -> None:
+        """Judges are measured against it from the next iteration on."""
+        written, about = written_answers(intent)
+
+        def commit(tx: Store) -> None:
+            if written is not None:
+                tx.completions.begin(written)
+            tx.labels.add(Label(intent.id, intent.created_at, intent.principal, intent.reason, **about))
+            tx.intents.update(intent.id, IntentStatus.DONE, {"label": intent.id})
+            subject = f"answer {about['completion_id']}"
+            tx.audit.add(actor=intent.principal, action="label", subject=subject, reason=intent.reason)
+
+        await asyncio.to_thread(self.runtime.store.atomic, commit)
+
     async def _set_paused(self, intent: Intent, *, paused: bool) -> None:
         def commit(tx: Store) -> None:
             tx.state.set(PAUSED, paused)
@@ -192,6 +223,28 @@ class Loop:
 
 def order(intent: Intent) -> promote.Order:
     return promote.Order(intent.principal, intent.reason, intent.id)
+
+
+def written_answers(intent: Intent) -> tuple[Completion | None, dict[str, Any]]:
+    """What a label is about; a comparison of texts written down in it becomes a recorded pair of answers."""
+    about = dict(intent.arguments)
+    if "prompt" not in about:
+        return None, about
+    answers = (Choice(0, about["better"], "stop"), Choice(1, about["worse"], "stop"))
+    recorded = Completion(
+        id=f"label-{intent.id}",
+        created_at=intent.created_at,
+        principal=intent.principal,
+        source=Source.IMPORT,
+        messages=(Message(Role.USER, about["prompt"]),),
+        sampling=Sampling(),
+        adapter=None,
+        engine="label",
+        status=CompletionStatus.DONE,
+        choices=answers,
+        metadata={"label": intent.id},
+    )
+    return recorded, {"completion_id": recorded.id, "other_id": recorded.id, "other_index": 1}
 
 
 def look(runtime: Runtime, *, running: bool) -> schedule.Situation:

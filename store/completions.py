@@ -108,6 +108,15 @@ class Completions:
         )
         return self._with_choices(rows)
 
+    def samples(self, iteration: int) -> dict[str, Completion]:
+        """Answers honed drew for itself during an iteration, by id."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from completions where source = 'sample' "
+            "and json_extract(metadata, '$.iteration') = ? order by rowid",
+            [iteration],
+        )
+        return {completion.id: completion for completion in self._with_choices(rows)}
+
     def fail_streaming(self) -> int:
         """Mark answers a dead process left unfinished. Returns how many."""
         return self._session.write(

@@ -22,6 +22,7 @@ from store.feedback import FeedbackLog
 from store.intents import Intents
 from store.iterations import Iterations
 from store.judgements import Judgements
+from store.labels import Labels
 from store.metrics import Metrics
 from store.migrations import MIGRATIONS, pending
 from store.session import Inside, Live, Readers, ReadOnly, Session, Writer, connect_reader, connect_writer
@@ -41,6 +42,7 @@ class Store:
         self.completions = Completions(session)
         self.feedback = FeedbackLog(session)
         self.judgements = Judgements(session)
+        self.labels = Labels(session)
         self.adapters = Adapters(session, clock)
         self.iterations = Iterations(session, clock)
         self.metrics = Metrics(session)

@@ -167,12 +167,14 @@ class Iterations:
         return [example_of(row) for row in rows]
 
     def trained_by(self, completion_id: str) -> Sequence[Iteration]:
-        """Iterations whose training this answer's feedback entered, oldest first."""
+        """Iterations whose training this answer entered, by people's feedback or in a judged pair, oldest first."""
         sql = (
             f"select {COLUMNS} from iterations where id in "
-            "(select iteration from iteration_examples where completion_id = ? and split = 'train') order by id"
+            "(select iteration from iteration_examples where completion_id = :id and split = 'train' union "
+            "select iteration from judged_pairs where dropped is null and :id in (chosen_id, rejected_id)) "
+            "order by id"
         )
-        return [iteration_of(row) for row in self._session.rows(sql, [completion_id])]
+        return [iteration_of(row) for row in self._session.rows(sql, {"id": completion_id})]
 
     def add_gates(self, results: Sequence[GateResult]) -> None:
         values = [

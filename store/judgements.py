@@ -1,14 +1,20 @@
-"""Judgements: a scorer's opinions of answers, kept with what produced them."""
+"""What judges said, what that was worth, and what came of it: scores, texts, licences, pairs.
+
+All of it is appended per iteration; a resumed iteration replaces what its first attempt wrote of itself.
+"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from store.records import Judgement
-from store.session import Session
+from store.records import JudgedPair, Judgement, Licence, PairOrigin
+from store.session import Row, Session
 
-COLUMNS = "completion_id, choice_index, scorer, score, at, iteration, details"
+COLUMNS = "answer, scorer, version, score, at, completion_id, choice_index, iteration, details"
+LICENCE = "iteration, scorer, version, licensed, reasons, measures, calibration, texts, at"
+PAIR = "iteration, origin, chosen_id, chosen_index, rejected_id, rejected_index, q, weight, dropped, details"
 
 
 class Judgements:
@@ -16,20 +22,124 @@ class Judgements:
         self._session = session
 
     def add(self, judgements: Sequence[Judgement]) -> None:
-        rows = [
-            (j.completion_id, j.choice_index, j.scorer, j.score, j.at, j.iteration, json.dumps(j.details))
-            for j in judgements
-        ]
+        names = COLUMNS.split(", ")
+        rows = [[*map(asdict(one).get, names[:-1]), json.dumps(one.details)] for one in judgements]
 
         def work(db: Database) -> None:
-            db.conn.executemany(f"insert into judgements ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)", rows)
+            marks = ", ".join("?" * len(names))
+            db.conn.executemany(f"insert into judgements ({COLUMNS}) values ({marks})", rows)
 
         self._session.write(work)
 
     def of(self, completion_id: str) -> list[Judgement]:
         """Everything scorers said of an answer, oldest first."""
         sql = f"select {COLUMNS} from judgements where completion_id = ? order by id"
-        return [
-            Judgement(**{**dict(row), "details": json.loads(row["details"])})
-            for row in self._session.rows(sql, [completion_id])
+        return [judgement_of(row) for row in self._session.rows(sql, [completion_id])]
+
+    def known(self, scorer: str, version: str, answers: Iterable[str]) -> dict[str, Judgement]:
+        """What a scorer of that version said already, by the digest of the answer."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from judgements where scorer = ? and version = ? "
+            "and answer in (select value from json_each(?)) order by id",
+            [scorer, version, json.dumps(sorted(set(answers)))],
+        )
+        return {row["answer"]: judgement_of(row) for row in rows}
+
+    def in_iteration(self, iteration: int) -> list[Judgement]:
+        """What scorers said for the first time during an iteration."""
+        sql = f"select {COLUMNS} from judgements where iteration = ? order by id"
+        return [judgement_of(row) for row in self._session.rows(sql, [iteration])]
+
+    def keep_texts(self, texts: Mapping[str, tuple[str, str]], *, at: float) -> None:
+        """Keep versioned texts: digest -> (name, text). One known already stays as it is."""
+        rows = [(digest, name, text, at) for digest, (name, text) in texts.items()]
+        sql = "insert or ignore into judge_texts (digest, name, text, first_seen_at) values (?, ?, ?, ?)"
+        self._session.write(lambda db: db.conn.executemany(sql, rows) and None)
+
+    def text(self, digest: str) -> str | None:
+        """The text of that digest, as it was when a judge read it."""
+        rows = self._session.rows("select text from judge_texts where digest = ?", [digest])
+        return str(rows[0][0]) if rows else None
+
+    def set_licences(self, iteration: int, licences: Sequence[Licence]) -> None:
+        """Write down who may judge in an iteration, and why."""
+        rows = [
+            (
+                licence.iteration,
+                licence.scorer,
+                licence.version,
+                int(licence.licensed),
+                json.dumps(licence.reasons),
+                json.dumps(licence.measures),
+                json.dumps(licence.calibration),
+                json.dumps(licence.texts),
+                licence.at,
+            )
+            for licence in licences
         ]
+
+        def work(db: Database) -> None:
+            db.execute("delete from licences where iteration = ?", [iteration])
+            db.conn.executemany(f"insert into licences ({LICENCE}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+        self._session.write(work)
+
+    def licences(self, iteration: int) -> list[Licence]:
+        sql = f"select {LICENCE} from licences where iteration = ? order by scorer"
+        return [licence_of(row) for row in self._session.rows(sql, [iteration])]
+
+    def licence_history(self, *, limit: int = 200) -> list[Licence]:
+        """Newest iteration first."""
+        sql = f"select {LICENCE} from licences order by iteration desc, scorer limit ?"
+        return [licence_of(row) for row in self._session.rows(sql, [limit])]
+
+    def set_pairs(self, iteration: int, pairs: Sequence[JudgedPair]) -> None:
+        """Write down every comparison of an iteration, those that did not train too."""
+        rows = [
+            (
+                pair.iteration,
+                pair.origin.value,
+                *pair.chosen,
+                *pair.rejected,
+                pair.q,
+                pair.weight,
+                pair.dropped,
+                json.dumps(pair.details),
+            )
+            for pair in pairs
+        ]
+
+        def work(db: Database) -> None:
+            db.execute("delete from judged_pairs where iteration = ?", [iteration])
+            db.conn.executemany(
+                f"insert into judged_pairs ({PAIR}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+
+        self._session.write(work)
+
+    def pairs(self, iteration: int) -> list[JudgedPair]:
+        sql = f"select {PAIR} from judged_pairs where iteration = ? order by id"
+        return [pair_of(row) for row in self._session.rows(sql, [iteration])]
+
+
+def judgement_of(row: Row) -> Judgement:
+    return Judgement(**{**dict(row), "details": json.loads(row["details"])})
+
+
+def licence_of(row: Row) -> Licence:
+    parsed = {name: json.loads(row[name]) for name in ("measures", "calibration", "texts")}
+    reasons = tuple(json.loads(row["reasons"]))
+    return Licence(**{**dict(row), **parsed, "licensed": bool(row["licensed"]), "reasons": reasons})
+
+
+def pair_of(row: Row) -> JudgedPair:
+    return JudgedPair(
+        iteration=row["iteration"],
+        origin=PairOrigin(row["origin"]),
+        chosen=(row["chosen_id"], row["chosen_index"]),
+        rejected=(row["rejected_id"], row["rejected_index"]),
+        q=row["q"],
+        weight=row["weight"],
+        dropped=row["dropped"],
+        details=json.loads(row["details"]),
+    )

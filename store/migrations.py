@@ -136,6 +136,55 @@ def m003_judgements_intents_audit_state(db: Database) -> None:
     db.execute("create table service_state (key text primary key, value text not null) strict")
 
 
+@MIGRATIONS()
+def m004_judging(db: Database) -> None:
+    # Judges also look at texts that are no recorded answer of honed's (a correction a person wrote), so the score
+    # belongs to prompt and answers by digest, and names the recorded answer only where there is one.
+    db.execute("alter table judgements rename to old_judgements")
+    db.execute("drop index judgements_by_completion")
+    db.execute("""
+        create table judgements (
+            id integer primary key, answer text not null, completion_id text references completions (id),
+            choice_index integer, scorer text not null, version text not null, score real not null,
+            at real not null, iteration integer references iterations (id), details text not null
+        ) strict""")
+    db.execute(
+        "insert into judgements select id, '', completion_id, choice_index, scorer, '', score, at, iteration, "
+        "details from old_judgements"
+    )
+    db.execute("drop table old_judgements")
+    db.execute("create index judgements_by_completion on judgements (completion_id)")
+    db.execute("create index judgements_by_answer on judgements (answer)")
+    db.execute("create index judgements_by_iteration on judgements (iteration)")
+    db.execute("""
+        create table judge_texts (
+            digest text primary key, name text not null, text text not null, first_seen_at real not null
+        ) strict""")
+    db.execute("""
+        create table labels (
+            id text primary key, created_at real not null, principal text not null, reason text not null,
+            completion_id text not null references completions (id), choice_index integer not null, good integer,
+            other_id text references completions (id), other_index integer not null,
+            check ((good is null) <> (other_id is null))
+        ) strict""")
+    db.execute("""
+        create table licences (
+            iteration integer not null references iterations (id), scorer text not null, version text not null,
+            licensed integer not null, reasons text not null, measures text not null, calibration text not null,
+            texts text not null, at real not null, primary key (iteration, scorer)
+        ) strict""")
+    db.execute("""
+        create table judged_pairs (
+            id integer primary key, iteration integer not null references iterations (id), origin text not null,
+            chosen_id text not null references completions (id), chosen_index integer not null,
+            rejected_id text not null references completions (id), rejected_index integer not null,
+            q real not null, weight real not null, dropped text, details text not null
+        ) strict""")
+    for side in ("iteration", "chosen_id", "rejected_id"):
+        db.execute(f"create index judged_pairs_by_{side} on judged_pairs ({side})")
+    db.execute("create index samples on completions (created_at) where source = 'sample'")
+
+
 def pending(db: Database) -> list[str]:
     """Names of the steps this database still lacks.
 

@@ -329,46 +329,48 @@ class AuditEntry:
 class Judgement:
     """One scorer's opinion of one answer, kept with what produced it.
 
-    `version` digests everything the score depends on: one answer is scored once per scorer and version.
+    `answer` digests the prompt and the answers judged together, and which of them this is; `version` digests
+    everything else the score depends on. An answer is scored once per scorer and version. `completion_id` and
+    `choice_index` name the recorded answer where it is one.
     """
 
-    completion_id: str
-    choice_index: int
+    answer: str
     scorer: str
+    version: str
     score: float
     at: float
+    completion_id: str | None = None
+    choice_index: int | None = None
     iteration: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
     """An operator's opinion, kept to measure judges by; it never trains.
 
-    One of three forms: `good` says whether the answer `completion_id`/`choice_index` is good; that answer is better
-    than `other_id`/`other_index`; or `better` and `worse` are two answers to `prompt`, written down here.
+    Either `good` says whether the answer `completion_id`/`choice_index` is good, or that answer is better than
+    `other_id`/`other_index`. A comparison of texts that honed never gave is recorded as a completion of its own
+    (source `import`) first.
     """
 
     id: str
     created_at: float
     principal: str
     reason: str
-    completion_id: str | None = None
+    completion_id: str
     choice_index: int = 0
     good: bool | None = None
     other_id: str | None = None
     other_index: int = 0
-    prompt: str | None = None
-    better: str | None = None
-    worse: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
     """Whether one scorer's opinions trained in one iteration, and every number that decided it.
 
-    `measures` holds what could be measured (auc, auc_lower, ...); `calibration` how scores became probabilities.
+    `measures` holds what could be measured (auc, auc_lower, ...); `calibration` how scores became probabilities;
+    `texts` the digest of every versioned text it read, by name.
     """
 
     iteration: int
@@ -378,6 +380,7 @@ class Licence:
     reasons: tuple[str, ...]
     measures: dict[str, float]
     calibration: dict[str, Any]
+    texts: dict[str, str]
     at: float
 
 

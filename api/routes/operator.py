@@ -12,6 +12,7 @@ from api import sse, views
 from api.auth import Principal
 from api.deps import Given, Operator, Services
 from api.events import follow_store
+from api.labels import label_of
 from api.schemas import OperatorRequest
 from store.errors import Invalid
 from store.records import BASE, Intent, IntentKind, IntentStatus
@@ -20,7 +21,14 @@ router = APIRouter()
 
 #: What the loop acts on.
 SUPPORTED_INTENTS = frozenset(
-    (IntentKind.TRAIN, IntentKind.PROMOTE, IntentKind.ROLLBACK, IntentKind.PAUSE, IntentKind.RESUME)
+    (
+        IntentKind.TRAIN,
+        IntentKind.PROMOTE,
+        IntentKind.ROLLBACK,
+        IntentKind.PAUSE,
+        IntentKind.RESUME,
+        IntentKind.LABEL,
+    )
 )
 #: Moves of what people are answered by: never without saying why.
 NEEDS_REASON = frozenset((IntentKind.PROMOTE, IntentKind.ROLLBACK))
@@ -105,7 +113,9 @@ def kind_of(name: str) -> IntentKind:
 
 
 def arguments_of(kind: IntentKind, body: OperatorRequest, services: Services) -> dict[str, Any]:
-    """The version meant, if the kind takes one; unknown versions are told right away."""
+    """The version or the label meant, if the kind takes one; what does not exist is told right away."""
+    if kind is IntentKind.LABEL:
+        return label_of(body, services.store)
     if kind is IntentKind.PROMOTE and body.version is None:
         raise Invalid("version is required to promote", param="version")
     if kind not in NEEDS_REASON or body.version is None:

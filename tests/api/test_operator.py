@@ -145,7 +145,7 @@ def test_a_completion_is_told_with_everything_it_led_to(
     client: TestClient, store: Store, iteration: Iteration
 ) -> None:
     answer = store.completions.recent()[0]
-    store.judgements.add([Judgement(answer.id, 0, "self", 0.5, NOW)])
+    store.judgements.add([Judgement("d1", "relevance", "v1", 0.5, NOW, answer.id, 0)])
     body = client.get(f"/v1/completions/{answer.id}").json()
     assert body["messages"] == [{"role": "user", "content": "Hello"}] and body["adapter"] == "base"
     assert body["choices"][0]["text"] == answer.choices[0].text
@@ -195,10 +195,10 @@ def test_versions_are_checked_right_away(
     assert arguments == [{"version": "it0001-aaaaaaaa"}, {"version": "base"}]
 
 
-@pytest.mark.parametrize("kind", ["label", "forget", "dance"])
+@pytest.mark.parametrize("kind", ["forget", "dance"])
 def test_other_kinds_are_400_and_told_what_there_is(client: TestClient, store: Store, kind: str) -> None:
     error = error_of(client.post(f"/v1/operator/{kind}", json={"reason": "because"}), 400)
-    assert error["param"] == "kind" and "pause, promote, resume, rollback, train" in error["message"]
+    assert error["param"] == "kind" and "label, pause, promote, resume, rollback, train" in error["message"]
     assert store.intents.pending() == []
 
 

@@ -63,6 +63,27 @@ def test_what_cannot_be_done_is_refused_with_its_reason_and_the_loop_goes_on(run
     assert "it0009-00000009" in found[1].outcome["message"]
 
 
+def test_labels_are_written_down_and_texts_of_ones_own_become_recorded_answers(runtime: Runtime) -> None:
+    runtime.store.completions.begin(completion("c1"))
+
+    async def work() -> None:
+        intend(runtime, IntentKind.LABEL, completion_id="c1", choice_index=1, good=False)
+        intend(runtime, IntentKind.LABEL, "i2", prompt="Name a river.", better="The Rhine.", worse="Paris.")
+        await Loop(runtime).tick()
+
+    run(work, runtime)
+    written, about = runtime.store.labels.recent(9)
+    if written.id == "i1":
+        written, about = about, written
+    assert (about.completion_id, about.choice_index, about.good) == ("c1", 1, False)
+    recorded = runtime.store.completions.get(written.completion_id)
+    assert (written.choice_index, written.other_id, written.other_index) == (0, recorded.id, 1)
+    assert [choice.text for choice in recorded.choices] == ["The Rhine.", "Paris."]
+    assert recorded.source.value == "import" and recorded.messages[-1].content == "Name a river."
+    assert {entry.action for entry in runtime.store.audit.list()} == {"label"}
+    assert runtime.store.intents.pending() == []
+
+
 def test_a_train_intent_without_feedback_ends_with_what_is_missing(runtime: Runtime) -> None:
     loop = Loop(runtime)
 

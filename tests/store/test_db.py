@@ -104,7 +104,7 @@ def test_opening_again_migrates_nothing_and_loses_nothing(tmp_path: Path) -> Non
     assert list(tmp_path.glob("*.before-*")) == []
 
 
-@pytest.mark.parametrize("count", range(1, 3))
+@pytest.mark.parametrize("count", range(1, 4))
 def test_an_older_database_is_copied_aside_and_brought_up_to_date(tmp_path: Path, count: int) -> None:
     path = tmp_path / "honed.db"
     names = [migration.name for migration in MIGRATIONS._migrations]
@@ -116,6 +116,26 @@ def test_an_older_database_is_copied_aside_and_brought_up_to_date(tmp_path: Path
     with Store.open(path) as store:
         store.state.set("a", 1)
     assert [file.name for file in tmp_path.glob("*.before-*")] == [f"honed.db.before-{names[count]}"]
+
+
+def test_scores_written_before_they_had_versions_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "honed.db"
+    old = Database(str(path))
+    MIGRATIONS.apply(old, stop_before="m004_judging")
+    old.conn.execute(
+        "insert into completions (id, created_at, principal, source, messages, sampling, engine, status, stored, "
+        "prompt_tokens, completion_tokens, metadata) values "
+        "('c1', 1.0, 'ann', 'chat', '[]', '{}', 'fake', 'done', 1, 0, 0, '{}')"
+    )
+    old.conn.execute(
+        "insert into judgements (completion_id, choice_index, scorer, score, at, details) "
+        "values ('c1', 0, 'relevance', 0.5, 2.0, '{}')"
+    )
+    old.conn.commit()
+    old.close()
+    with Store.open(path) as store:
+        (kept,) = store.judgements.of("c1")
+    assert (kept.scorer, kept.score, kept.version, kept.choice_index) == ("relevance", 0.5, "", 0)
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_the_audit_log_only_grows(store: Store, change: str) -> None:
 
 def test_judgements_are_kept_with_what_produced_them(store: Store) -> None:
     store.completions.begin(completion("c1"))
-    judgement = Judgement("c1", 0, "relevance", -3.5, 2.0, None, {"rubric": "v1"})
+    judgement = Judgement("d1", "relevance", "v1", -3.5, 2.0, "c1", 0, None, {"rubric": "v1"})
     store.judgements.add([judgement])
     assert store.judgements.of("c1") == [judgement]
     assert store.judgements.of("c2") == []
