@@ -1,5 +1,8 @@
 """What Prometheus is told. One registry per app, so that two apps in a process never mix their numbers."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from policies.engine import EngineHealth
@@ -29,7 +32,18 @@ class Meters:
         self.waiting = Gauge("honed_engine_queue_depth", "Requests waiting for a place", registry=made)
         self.ready = Gauge("honed_engine_ready", "1 when the engine answers", registry=made)
         self.adapter = Info("honed_active_adapter", "What the alias `honed` is answered by", registry=made)
+        self.licensed = Gauge("honed_judge_licensed", "1 where a scorer may train", ["scorer"], registry=made)
+        self.agreement = Gauge("honed_judge_auc", "A scorer's AUC against people", ["scorer"], registry=made)
         self.iterations = Gauge("honed_iterations", "Iterations by stage", ["stage"], registry=made)
+
+    def set_judges(self, judges: Sequence[dict[str, Any]]) -> None:
+        """How scorers stood when last held against people (`views.judges`)."""
+        self.licensed.clear()
+        self.agreement.clear()
+        for one in judges:
+            self.licensed.labels(one["scorer"]).set(one["licensed"])
+            if one["auc"] is not None:
+                self.agreement.labels(one["scorer"]).set(one["auc"])
 
     def render(self, health: EngineHealth, *, adapter: str, stages: dict[str, int]) -> bytes:
         """The exposition text, its gauges set first. `stages`: stage -> iterations that stand there."""

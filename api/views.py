@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from store.db import Store
-from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, StageEntry
+from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, Licence, StageEntry
 
 
 def stages(entries: Sequence[StageEntry], *, now: float) -> list[dict[str, Any]]:
@@ -133,6 +133,30 @@ def intent(one: Intent) -> dict[str, Any]:
     return {**asdict(one), "object": "intent"}
 
 
+def judges(store: Store) -> list[dict[str, Any]]:
+    """Where each scorer stood when it was last held against people."""
+    recent = store.judgements.licence_history(limit=20)
+    return [licence(one) for one in recent if one.iteration == recent[0].iteration]
+
+
+def licence(one: Licence) -> dict[str, Any]:
+    """A licence as tables show it: the verdict, the numbers people ask for, and every reason."""
+    shown = ("labels", "auc", "auc_lower", "auc_upper", "swap_consistency", "length_correlation", "tie_rate")
+    return {
+        "scorer": one.scorer,
+        "licensed": one.licensed,
+        "iteration": one.iteration,
+        "version": one.version,
+        **{name: one.measures.get(name) for name in (*shown, "spread", "injection")},
+        "reasons": list(one.reasons),
+    }
+
+
+def standing(one: dict[str, Any]) -> str:
+    """A scorer's licence in a sentence."""
+    return "licensed" if one["licensed"] else f"no licence: {'; '.join(one['reasons'])}"
+
+
 def status(store: Store) -> dict[str, Any]:
     """What the store knows of now; the engine's health is added by the route."""
     active, running, last = store.adapters.active(), store.iterations.running(), store.iterations.last()
@@ -148,5 +172,6 @@ def status(store: Store) -> dict[str, Any]:
         "last_iteration": last and iteration(last),
         "feedback": feedback,
         "completions": store.completions.count(),
+        "judge": {one["scorer"]: standing(one) for one in judges(store)},
         "schedule": store.state.get("schedule"),
     }

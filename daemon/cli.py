@@ -23,6 +23,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(judges, name="judge")
+
 DEFAULT_CONFIG = Path("config.toml")
 
 ConfigOption = Annotated[
@@ -280,6 +283,36 @@ def simulate(
         views.write(output, figures)
     views.show(figures, views.simulation, as_json=json_)
     raise typer.Exit(Exit.DONE if figures["passed"] else Exit.FAILED)
+
+
+@judges.command("eval")
+def judge_eval(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="Rows of prompt, better, worse.")],
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="relevance, rubric, pairwise, principles or external; again for more. Default: all."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs only.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the figures to.")] = None,
+    config: ConfigOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Hold the scorers against a file of answer pairs, on the configured model; the service need not run."""
+    from daemon import judge_eval, views
+    from judge.evaluate import read_pairs
+
+    chosen = settings(config)
+    judge = judge_eval.chosen(chosen.judge, scorer or ())
+    judged = read_pairs(pairs, limit=limit)
+    if output is not None:
+        judge_eval.save(output, [])  # now, not after half an hour, is the time to learn that it cannot be
+    rows = judge_eval.judge_pairs(chosen, judge, judged, quiet=json_)
+    if output is not None:
+        judge_eval.save(output, rows)
+    views.show(rows, judge_eval.text, as_json=json_)
+    raise typer.Exit(Exit.DONE if all(row["labels"] for row in rows) else Exit.FAILED)
 
 
 def main() -> None:

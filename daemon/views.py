@@ -6,6 +6,7 @@
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -131,6 +132,27 @@ def iterations(rows: list[Row]) -> str:
     )
 
 
+def judging(row: Row) -> list[str]:
+    """Who might judge, and what came of it."""
+    parts = []
+    if row["licences"]:
+        headings = ("JUDGE", "LICENCE", "LABELS", "AUC", "LOWER", "LENGTH CORR", "WHY")
+        rows = []
+        for one in row["licences"]:
+            found = one["measures"]
+            numbers = [found.get(name) for name in ("labels", "auc", "auc_lower", "length_correlation")]
+            rows.append(
+                (one["scorer"], "yes" if one["licensed"] else "no", *numbers, "; ".join(one["reasons"]))
+            )
+        parts.append(table(headings, rows))
+    if row["pairs"]:
+        trained = sum(pair["dropped"] is None for pair in row["pairs"])
+        dropped = Counter(pair["dropped"] for pair in row["pairs"] if pair["dropped"] is not None)
+        listed = "".join(f", {count} dropped: {reason}" for reason, count in dropped.most_common())
+        parts.append(f"judged pairs: {trained} trained{listed}")
+    return parts
+
+
 def iteration(row: Row) -> str:
     parts = [
         f"iteration {row['id']}: {row['stage']}  ({row['trigger']})",
@@ -141,6 +163,7 @@ def iteration(row: Row) -> str:
         ),
         "data: " + ", ".join(f"{key} {value}" for key, value in row["counts"].items()),
     ]
+    parts += judging(row["judge"])
     if row["gates"]:
         gates = [(g["metric"], g["value"], g["soft"], g["hard"], g["verdict"]) for g in row["gates"]]
         parts.append(table(("GATE", "VALUE", "SOFT", "HARD", "VERDICT"), gates))

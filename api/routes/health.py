@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
+from api import views
 from api.deps import Given, Operator, Services
 from store.records import BASE
 
@@ -56,6 +57,7 @@ async def readyz(services: Given) -> Response:
 async def metrics(services: Given, _: Operator) -> Response:
     active = await asyncio.to_thread(services.store.adapters.active)
     iterations = await asyncio.to_thread(services.store.iterations.list, limit=COUNTED)
+    services.meters.set_judges(await asyncio.to_thread(views.judges, services.store))
     text = services.meters.render(
         await services.engine.health(),
         adapter=active.version if active else BASE,

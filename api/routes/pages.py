@@ -33,9 +33,15 @@ def moment(seconds: float | None) -> str:
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(seconds))
 
 
+def fixed(value: float | None, digits: int = 2) -> str:
+    """A number to so many digits; nothing where nothing was measured."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
 def templates() -> Jinja2Templates:
     made = Jinja2Templates(WEB / "templates")
     made.env.filters["moment"] = moment
+    made.env.filters["fixed"] = fixed
     return made
 
 
@@ -63,6 +69,7 @@ def operations(services: Services) -> dict[str, Any]:
     return {
         "iterations": iterations,
         "adapters": [views.adapter(one) for one in store.adapters.list()],
+        "judges": views.judges(store),
         "intents": [views.intent(one) for one in store.intents.recent(8)],
     }
 
