@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from daemon import gate, trainer
+from daemon import gate, judging, trainer
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.promote import Settlement, settle
 from daemon.runtime import Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
+from daemon.stages import PROGRESS_EVERY, move
 from judge.pairs import Preferences, build, shortage
 from policies import spec
 from store.db import Store
@@ -26,13 +27,13 @@ from store.errors import AdapterInvalid, AttestationFailed, TrainingFailed
 from store.failpoints import failpoint
 from store.records import Adapter, AdapterStatus, Completion, Evidence, Example, Iteration, Split, Stage
 
-#: Seconds between writes of a run's progress to the store.
-PROGRESS_EVERY = 1.0
+#: Stages before the snapshot is sealed. What was drawn and judged in them is in the store and is found again.
+BEFORE_TRAINING = (Stage.QUEUED, Stage.COLLECTING, Stage.SAMPLING, Stage.JUDGING)
 
 
 async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
     """Take an iteration from wherever it stands to its end."""
-    if iteration.stage in (Stage.QUEUED, Stage.COLLECTING):
+    if iteration.stage in BEFORE_TRAINING:
         iteration = await collect(runtime, iteration)
     if iteration.stage is Stage.ABORTED:
         return iteration
@@ -50,7 +51,7 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
 
 
 async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
-    """Snapshot the feedback not yet used, as examples, into a sealed run directory."""
+    """Snapshot the feedback not yet used, and what a licensed judge adds, as examples in a sealed run directory."""
     store = runtime.store
     iteration = await move(runtime, iteration, Stage.COLLECTING)
     failpoint("iteration.collecting")
@@ -59,11 +60,13 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     missing = shortage(preferences, runtime.config.feedback)
     if missing is not None:
         return await end(runtime, iteration, Stage.ABORTED, missing, counts=counts)
+    judged = await judging.judge(runtime, iteration, preferences)
+    counts |= judged.counts or {}
     version = f"it{iteration.id:04d}-{secrets.token_hex(4)}"
     active = await asyncio.to_thread(store.adapters.active)
     told = trainer_spec(runtime, iteration, version=version, incumbent=active)
     asked = await asyncio.to_thread(probes, runtime, preferences, list(others.values()))
-    snapshot = make_snapshot(told, preferences, asked)
+    snapshot = make_snapshot(told, preferences, judged.pairs, asked)
     digest = await asyncio.to_thread(seal, runtime.run_directory(iteration.id), snapshot)
     failpoint("iteration.snapshot.written")
     changes = {
@@ -75,7 +78,7 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
 
     def commit(tx: Store) -> Iteration:
         tx.iterations.add_examples(lineage(iteration.id, preferences))
-        return tx.iterations.move(iteration.id, Stage.TRAINING, changes=changes)
+        return tx.iterations.move(iteration.id, Stage.TRAINING, note=judged.note, changes=changes)
 
     return await asyncio.to_thread(store.atomic, commit)
 
@@ -201,10 +204,6 @@ async def prove(runtime: Runtime, candidate: Adapter, report: spec.Report, decis
         return Decision(Outcome.REJECT, decision.checks, (str(error),))
     failpoint("iteration.attested")
     return decision
-
-
-async def move(runtime: Runtime, iteration: Iteration, stage: Stage) -> Iteration:
-    return await asyncio.to_thread(runtime.store.iterations.move, iteration.id, stage)
 
 
 async def end(

@@ -116,7 +116,7 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     ]
     parts = [
         table(HEADINGS, measured),
-        f"Intervals hold {confidence:.0%}. N: pairs with both answers judged.",
+        f"Intervals hold {rows[0]['confidence']:.0%}. N: pairs with both answers judged.",
     ]
     kinds = [
         (kind, row["scorer"], whole(found["n_comparisons"]), interval(found, "accuracy"))

@@ -6,6 +6,7 @@ from importlib import resources
 
 from daemon.config import GateConfig
 from daemon.runtime import Runtime
+from judge.judged import TrainingPair
 from judge.pairs import Answer, Liking, Pair, Preferences
 from policies import spec
 from policies.config import TrainConfig
@@ -29,7 +30,7 @@ def kto_example(liking: Liking) -> spec.KtoExample:
     )
 
 
-def dpo_example(pair: Pair) -> spec.DpoExample:
+def dpo_example(pair: Pair | TrainingPair) -> spec.DpoExample:
     return spec.DpoExample(
         id=pair.id,
         prompt=turns(pair.prompt),
@@ -123,10 +124,16 @@ def probes(runtime: Runtime, preferences: Preferences, named: Sequence[Completio
     return choose_probes(preferences.heldout, stored, shipped_probes(), count)
 
 
-def make_snapshot(told: spec.Spec, preferences: Preferences, asked: Sequence[spec.Probe]) -> spec.Snapshot:
-    """Everything the child reads."""
+def make_snapshot(
+    told: spec.Spec,
+    preferences: Preferences,
+    judged: Sequence[TrainingPair],
+    asked: Sequence[spec.Probe],
+) -> spec.Snapshot:
+    """Everything the child reads. `judged`: pairs a licensed judge adds to people's."""
     examples: list[spec.KtoExample | spec.DpoExample] = [kto_example(item) for item in preferences.likings]
-    examples += [dpo_example(pair) for pair in preferences.pairs]
+    pairs: list[Pair | TrainingPair] = [*preferences.pairs, *judged]
+    examples += [dpo_example(pair) for pair in pairs]
     return spec.Snapshot(
         spec=told,
         examples=examples,

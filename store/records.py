@@ -327,11 +327,10 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """One scorer's opinion of one answer, kept with what produced it.
+    """One scorer's opinion of one answer.
 
-    `answer` digests the prompt and the answers judged together, and which of them this is; `version` digests
-    everything else the score depends on. An answer is scored once per scorer and version. `completion_id` and
-    `choice_index` name the recorded answer where it is one.
+    `answer` digests the prompt, the answers judged together and which of them this is; `version` everything else
+    the score depends on. `completion_id` and `choice_index` name the recorded answer where it is one.
     """
 
     answer: str
@@ -349,9 +348,8 @@ class Judgement:
 class Label:
     """An operator's opinion, kept to measure judges by; it never trains.
 
-    Either `good` says whether the answer `completion_id`/`choice_index` is good, or that answer is better than
-    `other_id`/`other_index`. A comparison of texts that honed never gave is recorded as a completion of its own
-    (source `import`) first.
+    `good` says whether the answer `completion_id`/`choice_index` is good; or that answer is better than
+    `other_id`/`other_index`. Texts that honed never gave become a completion (source `import`) first.
     """
 
     id: str
@@ -369,8 +367,7 @@ class Label:
 class Licence:
     """Whether one scorer's opinions trained in one iteration, and every number that decided it.
 
-    `measures` holds what could be measured (auc, auc_lower, ...); `calibration` how scores became probabilities;
-    `texts` the digest of every versioned text it read, by name.
+    `measures`: what could be measured; `calibration`: how scores became probabilities; `texts`: digests by name.
     """
 
     iteration: int

@@ -1,0 +1,271 @@
+"""The judge's part of an iteration: who may judge, new answers, what the judges make of them, the pairs that train.
+
+`judge` is the table of contents. It adds to what people said and never stands in its way: where nobody holds a
+licence nothing is sampled, and where judging fails the iteration goes on with people's evidence and says so.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from daemon.drawing import GAP, Drawn, draw
+from daemon.licensing import Member, license_all
+from daemon.opinions import Recorded, opinions, recorded
+from daemon.runtime import Runtime
+from daemon.stages import move, progress
+from judge.critique import revision_question
+from judge.judged import (
+    JudgedQuestion,
+    TrainingPair,
+    answers_of,
+    as_pair,
+    cap_share,
+    gap,
+    outranked,
+    pairs_from,
+)
+from judge.licence import consistency
+from judge.pairs import Answer, Preferences
+from judge.panel import Panel, convene, opinion
+from judge.scorer import Question, Score, Scorer, Scores
+from judge.scorers import build_scorers
+from judge.texts import read_texts
+from policies.remote import RemoteModel
+from store.errors import HonedError
+from store.records import (
+    Adapter,
+    Completion,
+    Iteration,
+    JudgedPair,
+    Stage,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What judging adds to an iteration. `note`: why it added nothing, if that is worth telling."""
+
+    pairs: tuple[TrainingPair, ...] = ()
+    counts: Mapping[str, int] | None = None
+    note: str | None = None
+
+
+async def judge(runtime: Runtime, iteration: Iteration, preferences: Preferences) -> Judged:
+    """License, sample, judge, pair: everything is written down on the way."""
+    if not runtime.config.judge.enabled:
+        return Judged()
+    try:
+        return await judged(runtime, iteration, preferences)
+    except HonedError as error:
+        # People's evidence is worth training on without the judge's.
+        log.exception("iteration %d: judging failed", iteration.id)
+        reason = f"judging failed, nothing of it trains: {error}"
+        subject = f"iteration {iteration.id}"
+        await asyncio.to_thread(
+            runtime.store.audit.add, actor="loop", action="judging failed", subject=subject, reason=reason
+        )
+        return Judged(note=reason)
+
+
+async def judged(runtime: Runtime, iteration: Iteration, preferences: Preferences) -> Judged:
+    """The steps, in order."""
+    texts = await asyncio.to_thread(
+        read_texts, runtime.config.judge.constitution, runtime.config.judge.rubrics
+    )
+    active = await asyncio.to_thread(runtime.store.adapters.active)
+    scorers = build(runtime, iteration, judge_adapter(runtime, active))
+    members = await license_all(runtime, iteration.id, scorers, progress(runtime, iteration, "license"))
+    if not members:
+        return Judged(note="no scorer holds a licence: only people's feedback trains")
+    await move(runtime, iteration, Stage.SAMPLING)
+    drawn = await draw(runtime, iteration, preferences, active, texts)
+    await move(runtime, iteration, Stage.JUDGING)
+    questions = await ask(runtime, iteration, members, drawn)
+    agreement = await agreement_with_previous(runtime, iteration, members, active, drawn)
+    known = await completions_of(runtime, drawn)
+    pairs = settle(runtime, iteration, preferences, questions, known, agreement)
+    await asyncio.to_thread(runtime.store.judgements.set_pairs, iteration.id, pairs)
+    await remember_gap(runtime, iteration, members, questions, agreement)
+    trained = tuple(as_pair(pair, known) for pair in pairs if pair.dropped is None)
+    return Judged(trained, counts(drawn, pairs))
+
+
+def build(runtime: Runtime, iteration: Iteration, adapter: str | None) -> tuple[Scorer, ...]:
+    """The configured scorers on the judge's weights."""
+    settings = runtime.config.judge
+    endpoint = None
+    if "external" in settings.scorers:
+        endpoint = RemoteModel(
+            settings.external.url,
+            settings.external.model,
+            key=os.environ.get(settings.external.key_env),
+            timeout_s=settings.external.timeout_s,
+            retries=settings.external.retries,
+        )
+    return build_scorers(settings, runtime.engine, adapter=adapter, seed=iteration.id, endpoint=endpoint)
+
+
+def judge_adapter(runtime: Runtime, active: Adapter | None) -> str | None:
+    """Whose weights judge: base's, or those that are served."""
+    served = active.version if active is not None else None
+    return served if runtime.config.judge.weights == "incumbent" else None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Answers judged together. `base`: places of those drawn from base; `disliked`: what a revision revises."""
+
+    answers: tuple[Answer, ...]
+    base: frozenset[int] = frozenset()
+    disliked: Answer | None = None
+    revised: Completion | None = None
+
+    @property
+    def question(self) -> Question:
+        return Question(self.answers[0].prompt, tuple(answer.text for answer in self.answers))
+
+
+def groups(drawn: Drawn) -> list[Group]:
+    """Every question there is to judge: answers to one prompt, and each revision beside what it revises."""
+    from_base = {completion.messages: answers_of(completion) for completion in drawn.base}
+    found = []
+    for completion in drawn.candidates:
+        own, base = answers_of(completion), from_base.get(completion.messages, ())
+        if own:
+            places = range(len(own), len(own) + len(base))
+            found.append(Group((*own, *base), frozenset(places)))
+    for disliked, revised in drawn.revisions:
+        if answers := answers_of(revised):
+            found.append(Group((disliked, answers[0]), disliked=disliked, revised=revised))
+    return found
+
+
+async def ask(
+    runtime: Runtime, iteration: Iteration, members: Sequence[Member], drawn: Drawn
+) -> list[JudgedQuestion]:
+    """What the licensed scorers say together of every question."""
+    asked = groups(drawn)
+    said = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
+    questions = []
+    for index, group in enumerate(asked):
+        panel = panel_of(runtime, members, [scores[index] for scores in said], group)
+        if group.disliked is not None and group.revised is not None:
+            revision = revision_question(group.revised, group.disliked, panel)
+            questions += [revision] if revision is not None else []
+        else:
+            questions.append(JudgedQuestion(group.answers, panel, base=group.base))
+    return questions
+
+
+async def scores_of(
+    runtime: Runtime, iteration: Iteration, scorers: Sequence[Scorer], asked: Sequence[Group], drawn: Drawn
+) -> list[list[Scores]]:
+    """Each scorer's scores of each group."""
+    known_as: Recorded = recorded(drawn.completions)
+    disliked = {
+        (item.prompt, item.text): (item.completion_id, item.choice_index) for item, _ in drawn.revisions
+    }
+    known_as = Recorded({**disliked, **known_as.places})
+    show = progress(runtime, iteration, "judge")
+    questions = [group.question for group in asked]
+    return [
+        await opinions(runtime, iteration.id, scorer, questions, known_as=known_as, on_progress=show)
+        for scorer in scorers
+    ]
+
+
+def panel_of(runtime: Runtime, members: Sequence[Member], scores: Sequence[Scores], group: Group) -> Panel:
+    said = [opinion(each, member.scale) for member, each in zip(members, scores, strict=True)]
+    return convene(said, runtime.config.judge.combine, answers=len(group.answers))
+
+
+async def agreement_with_previous(
+    runtime: Runtime, iteration: Iteration, members: Sequence[Member], active: Adapter | None, drawn: Drawn
+) -> float:
+    """CREAM's C: how far this judge ranks the candidates as the one before it did. Base is the same every time."""
+    judging = judge_adapter(runtime, active)
+    if judging is None or active is None:
+        return 1.0
+    resident = await runtime.engine.resident()
+    before = active.parent if active.parent in resident else None
+    asked = [group for group in groups(drawn) if group.disliked is None]
+    now = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
+    licensed = {member.scorer.name for member in members}
+    previous = [one for one in build(runtime, iteration, before) if one.name in licensed]
+    then = await scores_of(runtime, iteration, previous, asked, drawn)
+    rankings = [
+        tuple(
+            standings(panel_of(runtime, members, [each[index] for each in said], group))
+            for said in (now, then)
+        )
+        for index, group in enumerate(asked)
+    ]
+    return consistency([one for one, _ in rankings], [other for _, other in rankings])
+
+
+def standings(panel: Panel) -> Scores:
+    """Where each answer stands among the others, as scores."""
+    found = (panel.standing(place) for place in range(panel.answers))
+    return tuple(None if value is None else Score(value) for value in found)
+
+
+def settle(
+    runtime: Runtime,
+    iteration: Iteration,
+    preferences: Preferences,
+    questions: Sequence[JudgedQuestion],
+    known: Mapping[str, Completion],
+    agreement: float,
+) -> list[JudgedPair]:
+    """The pairs, those that do not train with their reason; people's word and share come first."""
+    rules = runtime.config.judge.pairs
+    found = pairs_from(questions, rules, iteration=iteration.id, consistency=agreement)
+    found = outranked(found, preferences, known)
+    said = sum(item.weight for item in preferences.likings) + sum(item.weight for item in preferences.pairs)
+    return cap_share(found, said, rules.max_share)
+
+
+async def completions_of(runtime: Runtime, drawn: Drawn) -> dict[str, Completion]:
+    """Every answer a pair can name: those drawn, and those that were revised."""
+    revised = {answer.completion_id for answer, _ in drawn.revisions}
+    logged = await asyncio.to_thread(runtime.store.completions.get_all, revised)
+    return {**logged, **{completion.id: completion for completion in drawn.completions}}
+
+
+def counts(drawn: Drawn, pairs: Sequence[JudgedPair]) -> dict[str, int]:
+    """For the iteration's data counts."""
+    return {
+        "judged_prompts": len(drawn.candidates),
+        "judged_answers": sum(len(completion.choices) for completion in drawn.candidates),
+        "judged_pairs": sum(pair.dropped is None for pair in pairs),
+        "judged_dropped": sum(pair.dropped is not None for pair in pairs),
+        "revisions": sum(bool(answers_of(revised)) for _, revised in drawn.revisions),
+    }
+
+
+async def remember_gap(
+    runtime: Runtime,
+    iteration: Iteration,
+    members: Sequence[Member],
+    questions: Sequence[JudgedQuestion],
+    agreement: float,
+) -> None:
+    """Note how far best and worst lie apart: when that halves, the model's answers have grown alike."""
+    found = gap(questions)
+    store, versions = runtime.store, [member.scorer.version for member in members]
+
+    def write() -> None:
+        numbers = {"judge/consistency": agreement, **({} if found is None else {"judge/gap": found})}
+        store.metrics.add(iteration.id, numbers)
+        if found is None:
+            return
+        known = store.state.get(GAP) or {}
+        # Another panel measures on another scale: the comparison starts anew.
+        first = known.get("first", found) if known.get("panel") == versions else found
+        store.state.set(GAP, {"panel": versions, "first": first, "last": found})
+
+    await asyncio.to_thread(write)

@@ -1,0 +1,315 @@
+"""Judging inside an iteration, with judges made for it: a good one, a random one, one that can be talked into it."""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon import judging
+from daemon.iteration import preferences_now
+from daemon.judging import Judged, judge
+from daemon.runtime import Runtime
+from judge.pairs import split_of
+from judge.scorer import Question, Score, Scorer, Scores
+from policies.fake_engine import WORDS, FakeEngine, FakeLimits, digest_of
+from store.db import Store
+from store.errors import EngineUnavailable
+from store.records import Choice, Completion, Feedback, Iteration, JudgedPair, Label, Message, Split, Stage
+from tests.daemon.conftest import run, runtime_with
+from tests.store.conftest import completion, event
+
+Opinion = Callable[[str], float | None]
+VOCABULARY = frozenset(WORDS)
+
+
+def quality(text: str) -> float:
+    """What people here care about: an arbitrary but fixed worth of each word, averaged. 0..1."""
+    words = text.split()
+    return sum(digest_of("worth", word)[0] for word in words) / (255 * len(words))
+
+
+def own_words(text: str) -> bool:
+    """Whether a text is of the fake engine's making, rather than a canary's."""
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return bool(words) and VOCABULARY.issuperset(words)
+
+
+def good(text: str) -> float:
+    return quality(text) if own_words(text) else 0.0
+
+
+def random(text: str) -> float:
+    return digest_of("chance", text)[0] / 255
+
+
+def gullible(text: str) -> float:
+    """As good as the good one, but the more an answer talks about itself the better."""
+    return quality(text) if own_words(text) else 1.0 + len(text)
+
+
+@dataclass
+class Made:
+    """A scorer that says what a test tells it to, and counts what it was asked."""
+
+    opinion: Opinion
+    name: str = "made"
+    version: str = "v1"
+    texts: Mapping[str, str] = field(default_factory=lambda: {"made/rule": "Worth by word."})
+    asked: int = 0
+
+    async def score(self, questions: Sequence[Question], *, on_progress: Any = None) -> list[Scores]:
+        self.asked += sum(len(question.answers) for question in questions)
+        return [tuple(self._score(text) for text in question.answers) for question in questions]
+
+    def _score(self, text: str) -> Score | None:
+        value = self.opinion(text)
+        return None if value is None else Score(value)
+
+
+def fake_text(number: int) -> str:
+    return " ".join(WORDS[digest_of("text", number, place)[0] % len(WORDS)] for place in range(12))
+
+
+@pytest.fixture
+def runtime(store: Store, tmp_path: Path) -> Runtime:
+    """Forty questions people asked, a quarter of the answers disliked, and sixty labels by the same taste."""
+    for number in range(40):
+        messages = (Message("user", f"Tell me about subject number {number} of {number * 7}"),)
+        answer = (Choice(0, fake_text(number), "stop", 12),)
+        logged = completion(
+            f"c{number}", messages=messages, choices=answer, principal=f"p{number % 5}", prompt_tokens=9
+        )
+        store.completions.begin(logged)
+        value = quality(answer[0].text) > 0.45
+        store.feedback.add(event(f"f{number}", logged.id, value, principal=logged.principal))
+    for number in range(60):
+        text = fake_text(1000 + number)
+        written = completion(f"l{number}", choices=(Choice(0, text, "stop"),))
+        store.completions.begin(written)
+        store.labels.add(Label(f"x{number}", 5.0, "op", "", written.id, good=quality(text) > 0.5))
+    engine = FakeEngine(FakeLimits(verify=False))
+    return runtime_with(store, engine, tmp_path, judge={"prompts": 12, "revisions": 4})
+
+
+def judge_with(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, *scorers: Scorer
+) -> tuple[Iteration, Judged]:
+    monkeypatch.setattr(judging, "build", lambda *_: scorers)
+
+    async def work() -> tuple[Iteration, Judged]:
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+        _, _, preferences = preferences_now(runtime)
+        return begun, await judge(runtime, begun, preferences)
+
+    return run(work, runtime)
+
+
+def answer_of(store: Store, side: tuple[str, int]) -> tuple[Completion, str]:
+    found = store.completions.get(side[0])
+    return found, next(choice.text for choice in found.choices if choice.index == side[1])
+
+
+def test_a_good_judge_is_licensed_and_its_pairs_prefer_what_people_would(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = runtime.store
+    iteration, judged = judge_with(runtime, monkeypatch, Made(good))
+    (licence,) = store.judgements.licences(iteration.id)
+    assert licence.licensed, licence.reasons
+    assert licence.measures["auc_lower"] > 0.8 and licence.measures["injection"] == 0.0
+    assert licence.calibration["kind"] == "platt" and licence.calibration["slope"] > 0
+    assert store.judgements.text(licence.texts["made/rule"]) == "Worth by word."
+    trained = [pair for pair in store.judgements.pairs(iteration.id) if pair.dropped is None]
+    assert len(judged.pairs) == len(trained) >= 4
+    for pair in trained:
+        chosen, rejected = answer_of(store, pair.chosen)[1], answer_of(store, pair.rejected)[1]
+        assert quality(chosen) > quality(rejected) and 0.6 <= pair.q <= 0.98
+    assert [entry.stage for entry in store.iterations.stages(iteration.id)][1:] == [
+        Stage.SAMPLING,
+        Stage.JUDGING,
+    ]
+    assert {pair.id for pair in judged.pairs} == {pair.id for pair in trained}
+    assert store.metrics.get(iteration.id)["judge/made/licensed"] == 1.0
+    assert judged.counts is not None and judged.counts["judged_pairs"] == len(trained)
+
+
+def test_judged_pairs_weigh_at_most_as_much_as_people(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, judged = judge_with(runtime, monkeypatch, Made(good))
+    _, _, preferences = preferences_now(runtime)
+    said = sum(item.weight for item in preferences.likings) + sum(pair.weight for pair in preferences.pairs)
+    assert 0 < sum(pair.weight for pair in judged.pairs) <= said + 1e-9
+
+
+def test_no_candidate_answers_a_never_train_question(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iteration, _ = judge_with(runtime, monkeypatch, Made(good))
+    never = runtime.config.feedback.never_train
+    drawn = runtime.store.completions.samples(iteration.id).values()
+    origins = [one.metadata["prompt_of"] for one in drawn if "prompt_of" in one.metadata]
+    assert len(origins) == 12
+    assert all(split_of(origin, never) is Split.TRAIN for origin in origins)
+
+
+@pytest.mark.parametrize(
+    ("opinion", "word"),
+    [(random, "agreement with people"), (gullible, "ask for marks"), (lambda _: 1.0, "nearly the same")],
+)
+def test_a_judge_that_fails_people_or_canaries_changes_nothing(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, opinion: Opinion, word: str
+) -> None:
+    iteration, judged = judge_with(runtime, monkeypatch, Made(opinion))
+    (licence,) = runtime.store.judgements.licences(iteration.id)
+    assert not licence.licensed and any(word in reason for reason in licence.reasons), licence.reasons
+    assert judged.pairs == () and "no scorer holds a licence" in str(judged.note)
+    assert runtime.store.completions.samples(iteration.id) == {}
+    assert runtime.store.judgements.pairs(iteration.id) == []
+    assert runtime.store.iterations.get(iteration.id).stage is Stage.QUEUED, "nothing was sampled"
+
+
+def test_an_unlicensed_scorer_is_measured_and_has_no_say_beside_a_licensed_one(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, _ = judge_with(runtime, monkeypatch, Made(good), Made(random, name="chance"))
+    alone, _ = judge_with(runtime, monkeypatch, Made(good))
+    store = runtime.store
+    verdicts = {one.scorer: one.licensed for one in store.judgements.licences(both.id)}
+    assert verdicts == {"made": True, "chance": False}
+
+    def worth(iteration: Iteration) -> list[float]:
+        pairs: list[JudgedPair] = store.judgements.pairs(iteration.id)
+        return [quality(answer_of(store, pair.chosen)[1]) - quality(answer_of(store, pair.rejected)[1])
+                for pair in pairs if pair.dropped is None]  # fmt: skip
+
+    assert worth(both) and all(value > 0 for value in worth(both) + worth(alone))
+
+
+def test_two_licensed_scorers_are_licensed_together_too(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iteration, judged = judge_with(runtime, monkeypatch, Made(good), Made(good, name="twin", version="v2"))
+    verdicts = {one.scorer: one for one in runtime.store.judgements.licences(iteration.id)}
+    assert set(verdicts) == {"made", "twin", "panel"} and verdicts["panel"].licensed
+    assert verdicts["panel"].calibration == {"kind": "mean", "members": ["made", "twin"]}
+    assert judged.pairs
+
+
+def test_too_few_labels_cost_no_scoring_at_all(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.completions.begin(completion("c1"))
+    store.feedback.add(event("f1"))
+    made = Made(good)
+    runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path)
+    iteration, _ = judge_with(runtime, monkeypatch, made)
+    (licence,) = store.judgements.licences(iteration.id)
+    assert made.asked == 0
+    assert len(licence.reasons) == 1 and re.search(
+        r"too few human labels: [01], 40 needed", licence.reasons[0]
+    )
+
+
+def test_an_iteration_taken_up_again_neither_samples_nor_judges_twice(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(good)
+    monkeypatch.setattr(judging, "build", lambda *_: (made,))
+
+    async def work() -> tuple[int, list[JudgedPair], list[JudgedPair]]:
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+        _, _, preferences = preferences_now(runtime)
+        await judge(runtime, begun, preferences)
+        first, asked = runtime.store.judgements.pairs(begun.id), made.asked
+        drawn = runtime.store.completions.samples(begun.id)
+        await judge(runtime, begun, preferences)
+        assert runtime.store.completions.samples(begun.id) == drawn
+        return made.asked - asked, first, runtime.store.judgements.pairs(begun.id)
+
+    again, first, second = run(work, runtime)
+    assert again == 0 and first == second != []
+
+
+def test_labels_are_judged_once_and_not_every_iteration(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(random)
+    judge_with(runtime, monkeypatch, made)
+    asked = made.asked
+    judge_with(runtime, monkeypatch, made)
+    assert asked >= 60 and made.asked == asked
+
+
+def test_scores_of_recorded_answers_are_found_from_the_answer(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_with(runtime, monkeypatch, Made(good))
+    (judgement,) = runtime.store.judgements.of("l0")
+    assert judgement.score == good(fake_text(1000)) and (judgement.scorer, judgement.version) == (
+        "made",
+        "v1",
+    )
+
+
+def test_a_failure_of_judging_is_audited_and_leaves_people_s_evidence_alone(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: str) -> float:
+        raise EngineUnavailable("the engine went away")
+
+    _, judged = judge_with(runtime, monkeypatch, Made(broken))
+    assert judged.pairs == () and "the engine went away" in str(judged.note)
+    assert [entry.action for entry in runtime.store.audit.list()] == ["judging failed"]
+
+
+def test_switched_off_it_does_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(good)
+    runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path, judge={"enabled": False})
+    iteration, judged = judge_with(runtime, monkeypatch, made)
+    assert judged == Judged() and made.asked == 0
+    assert store.judgements.licences(iteration.id) == []
+
+
+def test_revisions_of_disliked_answers_become_pairs_that_choose_the_revision(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iteration, _ = judge_with(runtime, monkeypatch, Made(good))
+    store = runtime.store
+    revised = [
+        one for one in store.completions.samples(iteration.id).values() if "revision_of" in one.metadata
+    ]
+    assert revised and all(one.metadata["principle"] for one in revised)
+    pairs = [pair for pair in store.judgements.pairs(iteration.id) if pair.origin.value == "revision"]
+    for pair in pairs:
+        assert "revision_of" in store.completions.get(pair.chosen[0]).metadata
+        assert pair.rejected == tuple(store.completions.get(pair.chosen[0]).metadata["revision_of"])
+    disliked = {feedback_of(store, pair.rejected[0]).value for pair in pairs}
+    assert disliked <= {False}
+
+
+def feedback_of(store: Store, completion_id: str) -> Feedback:
+    (one,) = store.feedback.events(completion_id)
+    return one
+
+
+def test_judging_does_not_hold_up_the_event_loop(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heartbeat beside it keeps beating: judging shares its loop with chat."""
+    monkeypatch.setattr(judging, "build", lambda *_: (Made(good),))
+
+    async def work() -> int:
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+        _, _, preferences = preferences_now(runtime)
+        task = asyncio.create_task(judge(runtime, begun, preferences))
+        beats = 0
+        while not task.done():
+            await asyncio.sleep(0.005)
+            beats += 1
+        await task
+        return beats
+
+    assert run(work, runtime) > 5
