@@ -44,6 +44,7 @@ demo: install-dev
 bench: install-dev
 	$(BIN)/python -m benchmarks.bench_chat
 	$(BIN)/python -m benchmarks.bench_training_latency
+	$(BIN)/python -m benchmarks.bench_judge_scoring
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

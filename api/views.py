@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from store.db import Store
-from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, Licence, StageEntry
+from store.judging import Licence
+from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, StageEntry
 
 
 def stages(entries: Sequence[StageEntry], *, now: float) -> list[dict[str, Any]]:

@@ -63,6 +63,7 @@ async def draw(
         done += 1
         await show(done, total)
 
+    await show(done, total)
     candidates = await sample_all(engine, asked, how, already=already, keep=keep)
     base = await sample_all(engine, also_base, base_how, already=already, keep=keep)
     secret = new_secret()
@@ -75,12 +76,25 @@ async def prompts(
     runtime: Runtime, iteration: Iteration, preferences: Preferences, adapter: str | None
 ) -> list[Asked]:
     """What is answered anew: prompts people asked, and those the model writes in their manner."""
+    logged = await asyncio.to_thread(asked_by_people, runtime, iteration)
+    chosen = await asyncio.to_thread(choose, runtime, iteration, preferences, logged)
+    asked = [Asked(completion.messages, completion.id) for completion in chosen]
+    return asked + await written_prompts(runtime, iteration, asked, logged, adapter)
+
+
+def asked_by_people(runtime: Runtime, iteration: Iteration) -> list[Completion]:
+    """The log up to the iteration's beginning: taken up again, it must choose the same prompts again."""
+    before = iteration.created_at
+    log = runtime.store.completions.recent(limit=LOG, source=Source.CHAT, before=before, done_only=True)
+    return [completion for completion in log if completion.stored and completion.messages]
+
+
+def choose(
+    runtime: Runtime, iteration: Iteration, preferences: Preferences, logged: Sequence[Completion]
+) -> list[Completion]:
+    """Logged answers whose prompts are answered anew; half of them, if there are so many, people disliked."""
     config = runtime.config
-    asked_before = await asyncio.to_thread(
-        runtime.store.completions.recent, limit=LOG, source=Source.CHAT, done_only=True
-    )
-    logged = [completion for completion in asked_before if completion.stored]
-    chosen = choose_prompts(
+    return choose_prompts(
         logged,
         count=config.judge.prompts,
         never_train=config.feedback.never_train,
@@ -88,19 +102,32 @@ async def prompts(
         budget=config.policies.engine.max_context - config.judge.max_tokens,
         disliked={item.answer.completion_id for item in preferences.likings if not item.label},
     )
-    asked = [Asked(completion.messages, completion.id) for completion in chosen]
-    if config.judge.self_instruct:
-        last = [completion.messages[-1].content for completion in logged if completion.messages]
-        written = await write_prompts(
-            runtime.engine,
-            [item.prompt[-1].content for item in asked],
-            count=config.judge.self_instruct,
-            adapter=adapter,
-            seed=iteration.id,
-            known=last,
-        )
-        asked += [Asked((Message(Role.USER, text),), None) for text in written]
-    return asked
+
+
+async def written_prompts(
+    runtime: Runtime,
+    iteration: Iteration,
+    asked: Sequence[Asked],
+    logged: Sequence[Completion],
+    adapter: str | None,
+) -> list[Asked]:
+    """Prompts the model writes itself, if configured; those of an earlier attempt are taken up."""
+    count = runtime.config.judge.self_instruct
+    if not count:
+        return []
+    drawn = await asyncio.to_thread(runtime.store.completions.samples, iteration.id)
+    before = [one.messages for one in drawn.values() if one.metadata.get("self_instruct")]
+    if before:
+        return [Asked(messages, None) for messages in dict.fromkeys(before)]
+    written = await write_prompts(
+        runtime.engine,
+        [item.prompt[-1].content for item in asked],
+        count=count,
+        adapter=adapter,
+        seed=iteration.id,
+        known=[completion.messages[-1].content for completion in logged],
+    )
+    return [Asked((Message(Role.USER, text),), None) for text in written]
 
 
 async def from_base(runtime: Runtime, asked: Sequence[Asked]) -> list[Asked]:

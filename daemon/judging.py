@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from daemon.drawing import GAP, Drawn, draw
 from daemon.licensing import Member, license_all
@@ -25,22 +26,17 @@ from judge.judged import (
     gap,
     outranked,
     pairs_from,
+    ranking_agreement,
 )
-from judge.licence import consistency
 from judge.pairs import Answer, Preferences
 from judge.panel import Panel, convene, opinion
-from judge.scorer import Question, Score, Scorer, Scores
+from judge.scorer import Question, Scorer, Scores
 from judge.scorers import build_scorers
 from judge.texts import read_texts
 from policies.remote import RemoteModel
 from store.errors import HonedError
-from store.records import (
-    Adapter,
-    Completion,
-    Iteration,
-    JudgedPair,
-    Stage,
-)
+from store.judging import JudgedPair
+from store.records import Adapter, Completion, Iteration, Stage
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +74,7 @@ async def judged(runtime: Runtime, iteration: Iteration, preferences: Preference
     )
     active = await asyncio.to_thread(runtime.store.adapters.active)
     scorers = build(runtime, iteration, judge_adapter(runtime, active))
-    members = await license_all(runtime, iteration.id, scorers, progress(runtime, iteration, "license"))
+    members = await license_all(runtime, iteration.id, scorers, partial(progress, runtime, iteration))
     if not members:
         return Judged(note="no scorer holds a licence: only people's feedback trains")
     await move(runtime, iteration, Stage.SAMPLING)
@@ -197,20 +193,20 @@ async def agreement_with_previous(
     licensed = {member.scorer.name for member in members}
     previous = [one for one in build(runtime, iteration, before) if one.name in licensed]
     then = await scores_of(runtime, iteration, previous, asked, drawn)
-    rankings = [
-        tuple(
-            standings(panel_of(runtime, members, [each[index] for each in said], group))
-            for said in (now, then)
-        )
-        for index, group in enumerate(asked)
-    ]
-    return consistency([one for one, _ in rankings], [other for _, other in rankings])
+    return ranking_agreement(
+        [
+            (
+                standings(panel_of(runtime, members, [each[index] for each in now], group)),
+                standings(panel_of(runtime, members, [each[index] for each in then], group)),
+            )
+            for index, group in enumerate(asked)
+        ]
+    )
 
 
-def standings(panel: Panel) -> Scores:
-    """Where each answer stands among the others, as scores."""
-    found = (panel.standing(place) for place in range(panel.answers))
-    return tuple(None if value is None else Score(value) for value in found)
+def standings(panel: Panel) -> list[float | None]:
+    """Where each answer stands among the others."""
+    return [panel.standing(place) for place in range(panel.answers)]
 
 
 def settle(

@@ -4,7 +4,7 @@ The licence comes first because it is cheap: where nobody holds one, nothing is 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from daemon.opinions import OnProgress, Recorded, opinions, recorded
@@ -17,7 +17,8 @@ from judge.measure import measure
 from judge.panel import convene, opinion
 from judge.scorer import Question, Score, Scorer, Scores
 from judge.texts import digest
-from store.records import Completion, Licence
+from store.judging import Licence
+from store.records import Completion
 
 #: How the ensemble is named where scorers are listed.
 PANEL = "panel"
@@ -60,14 +61,20 @@ async def yardstick(runtime: Runtime) -> tuple[Humans, Recorded]:
 
 
 async def license_all(
-    runtime: Runtime, iteration: int, scorers: Sequence[Scorer], on_progress: OnProgress | None = None
+    runtime: Runtime, iteration: int, scorers: Sequence[Scorer], show: Callable[[str], OnProgress]
 ) -> list[Member]:
     """Measure every scorer, write down its licence with all that decided it, and return those that hold one.
 
     Where several do, the panel they form has to hold one too: what each does well alone could fail together.
+
+    Args:
+        runtime: what to work with.
+        iteration: whose licences these are.
+        scorers: to be measured.
+        show: makes what is told of the progress of a named phase.
     """
     humans, known_as = await yardstick(runtime)
-    members = [await examine(runtime, iteration, scorer, humans, known_as, on_progress) for scorer in scorers]
+    members = [await examine(runtime, iteration, scorer, humans, known_as, show) for scorer in scorers]
     licensed = [member for member in members if member.licence.licensed]
     licences = [member.licence for member in members]
     if len(licensed) > 1:
@@ -96,7 +103,7 @@ async def examine(
     scorer: Scorer,
     humans: Humans,
     known_as: Recorded,
-    on_progress: OnProgress | None,
+    show: Callable[[str], OnProgress],
 ) -> Member:
     """One scorer against people and against canaries."""
     bounds = runtime.config.judge.licence
@@ -106,10 +113,13 @@ async def examine(
         ruling = Ruling(licensed=False, reasons=decide(counted, bounds).reasons[:1])
         licence = licence_of(runtime, iteration, scorer, Standing(ruling, counted, fit([], [])))
         return Member(scorer, licence, fit([], []))
-    on_people = await opinions(
-        runtime, iteration, scorer, humans.questions, known_as=known_as, on_progress=on_progress
-    )
-    on_canaries = await opinions(runtime, iteration, scorer, canary_questions(), known_as=known_as)
+    on_people, on_canaries = [
+        await opinions(runtime, iteration, scorer, asked, known_as=known_as, on_progress=show(phase))
+        for asked, phase in (
+            (humans.questions, f"license {scorer.name}: labels"),
+            (canary_questions(), f"license {scorer.name}: canaries"),
+        )
+    ]
     measures = measured(runtime, iteration, humans.items, on_people, on_canaries)
     standing = Standing(decide(measures, bounds), measures, fit(humans.items, on_people))
     licence = licence_of(runtime, iteration, scorer, standing)

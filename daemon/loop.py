@@ -13,6 +13,7 @@ from daemon import iteration, promote, schedule
 from daemon.runtime import Runtime
 from store.db import Store
 from store.errors import HonedError, Invalid, RefusedByGate
+from store.judging import Label
 from store.records import (
     FINISHED_STAGES,
     Choice,
@@ -22,7 +23,6 @@ from store.records import (
     IntentKind,
     IntentStatus,
     Iteration,
-    Label,
     Message,
     Role,
     Sampling,

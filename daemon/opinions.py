@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from daemon.runtime import Runtime
 from judge.scorer import Question, Score, Scorer, Scores
-from store.records import Completion, Judgement, Message
+from store.judging import Judgement
+from store.records import Completion, Message
 
 #: Questions judged between two writes: what a crash can cost.
 SLICE = 32
@@ -73,6 +74,8 @@ async def opinions(
         if all(key in known for key in row)
     }
     missing = [index for index in range(len(questions)) if index not in scores]
+    if on_progress is not None:
+        await on_progress(0, len(missing))
     for start in range(0, len(missing), SLICE):
         some = missing[start : start + SLICE]
         found = await scorer.score([questions[index] for index in some])

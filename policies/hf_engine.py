@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from policies.chat import encode_completion, encode_prompt, end_token, load_tokenizer, refuse_hopeless
+from policies.chat import encode_prompt, end_token, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
 from policies.decoding import Answer, Batch, Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
 from policies.packing import Base, verified_copy
-from policies.scoring import TOKENS, ScoreJob
+from policies.prefix_tree import grow_tree
+from policies.prefixes import Prefixes
+from policies.scoring import TOKENS, ScoreJob, TokenCount, encode_rows
 from policies.streams import DeltaStream
 from policies.work import Served, Work, refuse, resolve
 from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
@@ -60,6 +62,9 @@ class HfEngine:
         self._ready = False
         self._base: Base | None = None
         self._turns = 0
+        self._prefixes = Prefixes()
+        #: Of every scoring job so far.
+        self.scored = TokenCount()
         self._tokenizer: Any = None
         self._ends: frozenset[int] = frozenset()
         self._context = config.max_context
@@ -154,20 +159,16 @@ class HfEngine:
     ) -> list[list[float]]:
         if not self._ready:
             raise EngineUnavailable("the engine is not running")
-        rows = [
-            (
-                encode_prompt(self._tokenizer, prompt),
-                encode_completion(self._tokenizer, text, ended=False),
-            )
-            for prompt, text in zip(prompts, continuations, strict=True)
-        ]
+        rows = await encode_rows(prompts, continuations, self._tokenizer, self._encode)
         if any(len(prompt) + len(answer) > self._context for prompt, answer in rows):
             raise Invalid(f"a row to score is longer than the context of {self._context}", param="messages")
+        # Sorting thousands of rows takes a while.
+        tree = await asyncio.to_thread(grow_tree, rows)
         future: Future[list[list[float]]] = Future()
         with self._changed:
             served = self._require(adapter)
             served.users += 1
-            self._work.scores.append((ScoreJob(served.model, rows, adapter), future))
+            self._work.scores.append((ScoreJob(served.model, tree, adapter, self._prefixes), future))
             self._changed.notify()
         return await asyncio.wrap_future(future)
 
@@ -290,6 +291,7 @@ class HfEngine:
             finished = True
         else:
             if finished:
+                self.scored.add(job.count)
                 resolve(future, job.results)
         if finished:
             self._work.scores.popleft()
@@ -300,6 +302,7 @@ class HfEngine:
         with self._changed:
             for version in [v for v, served in self._served.items() if served.closed and served.users == 0]:
                 del self._served[version]
+                self._prefixes.forget(version)
 
     def _fail_all(self, error: EngineUnavailable) -> None:
         with self._changed:
@@ -367,6 +370,8 @@ class HfEngine:
 
     def _require(self, adapter: str | None) -> Served:
         """The resident version (any thread, under the lock)."""
+        if not self._ready:  # again, because it may have been closed while a prompt was being read
+            raise EngineUnavailable("the engine is not running")
         served = self._served.get(adapter)
         if served is None or served.closed:
             raise NotFound(f"adapter {adapter} is not loaded", param="model")

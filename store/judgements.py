@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from sqlite_utils import Database
 
-from store.records import JudgedPair, Judgement, Licence, PairOrigin
+from store.judging import JudgedPair, Judgement, Licence, PairOrigin
 from store.session import Row, Session
 
 COLUMNS = "answer, scorer, version, score, at, completion_id, choice_index, iteration, details"

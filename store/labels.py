@@ -4,7 +4,7 @@ from dataclasses import asdict, fields
 
 from sqlite_utils import Database
 
-from store.records import Label
+from store.judging import Label
 from store.session import Session
 
 NAMES = tuple(field.name for field in fields(Label))

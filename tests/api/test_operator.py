@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from store.db import Store
+from store.judging import Judgement
 from store.records import (
     Adapter,
     AdapterStatus,
@@ -17,7 +18,6 @@ from store.records import (
     GateResult,
     IntentKind,
     Iteration,
-    Judgement,
     Split,
     Stage,
     Verdict,

@@ -18,7 +18,8 @@ from judge.scorer import Question, Score, Scorer, Scores
 from policies.fake_engine import WORDS, FakeEngine, FakeLimits, digest_of
 from store.db import Store
 from store.errors import EngineUnavailable
-from store.records import Choice, Completion, Feedback, Iteration, JudgedPair, Label, Message, Split, Stage
+from store.judging import JudgedPair, Label
+from store.records import Choice, Completion, Feedback, Iteration, Message, Split, Stage
 from tests.daemon.conftest import run, runtime_with
 from tests.store.conftest import completion, event
 

@@ -6,7 +6,8 @@ import pytest
 
 from store.db import Store
 from store.errors import NotFound
-from store.records import Intent, IntentKind, IntentStatus, Judgement
+from store.judging import Judgement
+from store.records import Intent, IntentKind, IntentStatus
 from tests.clock import Clock
 from tests.store.conftest import completion
 

@@ -3,7 +3,8 @@
 import pytest
 
 from store.db import Store
-from store.records import JudgedPair, Judgement, Label, Licence, PairOrigin, Source, Stage
+from store.judging import JudgedPair, Judgement, Label, Licence, PairOrigin
+from store.records import Source, Stage
 from tests.store.conftest import completion
 
 
