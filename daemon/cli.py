@@ -315,6 +315,25 @@ def judge_eval(
     raise typer.Exit(Exit.DONE if all(row["labels"] for row in rows) else Exit.FAILED)
 
 
+@judges.command("label")
+def judge_label(
+    pairs: Annotated[Path, typer.Argument(metavar="PAIRS.jsonl", help="Rows of prompt, better, worse.")],
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    reason: ReasonOption = "labelled from a file",
+    json_: JsonOption = False,
+) -> None:
+    """Tell the running service which of two answers is better, pair by pair: judges are measured by it."""
+    from daemon import judge_label, views
+    from daemon.client import connect
+    from judge.evaluate import read_pairs
+
+    written = judge_label.labels(read_pairs(pairs), str(pairs))
+    client = connect(settings(config).store.directory, url)
+    row = judge_label.send(client, written, reason=reason, quiet=json_)
+    views.show(row, lambda row: f"{row['labels']} labels given", as_json=json_)
+
+
 def main() -> None:
     """Run; honed's own errors become one line and an exit status."""
     try:

@@ -14,6 +14,7 @@ from judge.judged import takes_base, wants_base
 from judge.pairs import Answer, Preferences
 from judge.prompts import choose_prompts
 from judge.texts import Texts
+from store.failpoints import failpoint
 from store.records import Adapter, Completion, Iteration, Message, Role, Sampling, Source
 
 #: Newest logged answers that prompts are chosen from.
@@ -60,6 +61,7 @@ async def draw(
     async def keep(completion: Completion) -> None:
         nonlocal done
         await asyncio.to_thread(store.completions.begin, completion)
+        failpoint("judge.sampled")
         done += 1
         await show(done, total)
 

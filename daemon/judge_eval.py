@@ -4,7 +4,6 @@ The model is loaded into this process; nothing is written but the file asked for
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from daemon.config import Config, explain
+from daemon.judging import endpoint_of
 from daemon.views import number, table, write
-from judge.config import ExternalConfig, JudgeConfig
+from judge.config import JudgeConfig
 from judge.evaluate import Pair, evaluate
-from policies.remote import RemoteModel
 from store.errors import ConfigError, Invalid
 
 #: Asked where no scorer is named; "external" besides where it is configured.
@@ -43,19 +42,6 @@ def chosen(judge: JudgeConfig, names: Sequence[str]) -> JudgeConfig:
         raise ConfigError(f"--scorer:\n{explain(error)}", param="scorer") from error
 
 
-def endpoint_of(external: ExternalConfig) -> RemoteModel | None:
-    """The external judge's model; its key comes from the environment. None where none is configured."""
-    if not (external.url and external.model):
-        return None
-    return RemoteModel(
-        external.url,
-        external.model,
-        key=os.environ.get(external.key_env),
-        timeout_s=external.timeout_s,
-        retries=external.retries,
-    )
-
-
 def judge_pairs(
     config: Config, judge: JudgeConfig, pairs: Sequence[Pair], *, quiet: bool
 ) -> list[dict[str, Any]]:
@@ -70,7 +56,7 @@ async def _judge_pairs(
     from judge.scorers import build_scorers
     from policies.engines import build_engine, resolve_base
 
-    endpoint = endpoint_of(judge.external) if "external" in judge.scorers else None
+    endpoint = endpoint_of(judge)
     progress.say(f"loading {config.policies.engine.model}")
     model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
     engine = build_engine(config.policies.engine, model, digest)

@@ -16,6 +16,7 @@ from daemon.licensing import Member, license_all
 from daemon.opinions import Recorded, opinions, recorded
 from daemon.runtime import Runtime
 from daemon.stages import move, progress
+from judge.config import JudgeConfig
 from judge.critique import revision_question
 from judge.judged import (
     JudgedQuestion,
@@ -35,6 +36,7 @@ from judge.scorers import build_scorers
 from judge.texts import read_texts
 from policies.remote import RemoteModel
 from store.errors import HonedError
+from store.failpoints import failpoint
 from store.judging import JudgedPair
 from store.records import Adapter, Completion, Iteration, Stage
 
@@ -73,7 +75,7 @@ async def judged(runtime: Runtime, iteration: Iteration, preferences: Preference
         read_texts, runtime.config.judge.constitution, runtime.config.judge.rubrics
     )
     active = await asyncio.to_thread(runtime.store.adapters.active)
-    scorers = build(runtime, iteration, judge_adapter(runtime, active))
+    scorers = build(runtime, judge_adapter(runtime, active))
     members = await license_all(runtime, iteration.id, scorers, partial(progress, runtime, iteration))
     if not members:
         return Judged(note="no scorer holds a licence: only people's feedback trains")
@@ -81,28 +83,52 @@ async def judged(runtime: Runtime, iteration: Iteration, preferences: Preference
     drawn = await draw(runtime, iteration, preferences, active, texts)
     await move(runtime, iteration, Stage.JUDGING)
     questions = await ask(runtime, iteration, members, drawn)
+    failpoint("judge.scored")
     agreement = await agreement_with_previous(runtime, iteration, members, active, drawn)
     known = await completions_of(runtime, drawn)
     pairs = settle(runtime, iteration, preferences, questions, known, agreement)
     await asyncio.to_thread(runtime.store.judgements.set_pairs, iteration.id, pairs)
+    failpoint("judge.paired")
     await remember_gap(runtime, iteration, members, questions, agreement)
     trained = tuple(as_pair(pair, known) for pair in pairs if pair.dropped is None)
     return Judged(trained, counts(drawn, pairs))
 
 
-def build(runtime: Runtime, iteration: Iteration, adapter: str | None) -> tuple[Scorer, ...]:
+def build(runtime: Runtime, adapter: str | None) -> tuple[Scorer, ...]:
     """The configured scorers on the judge's weights."""
     settings = runtime.config.judge
-    endpoint = None
-    if "external" in settings.scorers:
-        endpoint = RemoteModel(
-            settings.external.url,
-            settings.external.model,
-            key=os.environ.get(settings.external.key_env),
-            timeout_s=settings.external.timeout_s,
-            retries=settings.external.retries,
-        )
-    return build_scorers(settings, runtime.engine, adapter=adapter, seed=iteration.id, endpoint=endpoint)
+    endpoint = endpoint_of(settings)
+    # Not the iteration's number: a seed that moves would make every score a new one, and none could be kept.
+    seed = runtime.config.policies.train.seed
+    return build_scorers(settings, runtime.engine, adapter=adapter, seed=seed, endpoint=endpoint)
+
+
+def endpoint_of(settings: JudgeConfig) -> RemoteModel | None:
+    """The external judge's model, its key from the environment; None where it does not judge.
+
+    Raises:
+        ConfigError: not an address, or a key that cannot be sent.
+    """
+    if "external" not in settings.scorers:
+        return None
+    external = settings.external
+    return RemoteModel(
+        external.url,
+        external.model,
+        key=os.environ.get(external.key_env),
+        timeout_s=external.timeout_s,
+        retries=external.retries,
+    )
+
+
+def check_judge(settings: JudgeConfig) -> None:
+    """Tell what is wrong with the judge's texts or endpoint at the start, not at the first iteration.
+
+    Raises:
+        ConfigError: a text cannot be read, or the endpoint cannot be asked.
+    """
+    read_texts(settings.constitution, settings.rubrics)
+    endpoint_of(settings)
 
 
 def judge_adapter(runtime: Runtime, active: Adapter | None) -> str | None:
@@ -191,7 +217,7 @@ async def agreement_with_previous(
     asked = [group for group in groups(drawn) if group.disliked is None]
     now = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
     licensed = {member.scorer.name for member in members}
-    previous = [one for one in build(runtime, iteration, before) if one.name in licensed]
+    previous = [one for one in build(runtime, before) if one.name in licensed]
     then = await scores_of(runtime, iteration, previous, asked, drawn)
     return ranking_agreement(
         [

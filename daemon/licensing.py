@@ -17,6 +17,7 @@ from judge.measure import measure
 from judge.panel import convene, opinion
 from judge.scorer import Question, Score, Scorer, Scores
 from judge.texts import digest
+from store.failpoints import failpoint
 from store.judging import Licence
 from store.records import Completion
 
@@ -94,6 +95,7 @@ async def license_all(
         runtime.store.metrics.add(iteration, metrics)
 
     await asyncio.to_thread(write)
+    failpoint("judge.licensed")
     return licensed
 
 

@@ -20,6 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from api.app import create_app
 from api.auth import load_keys
 from daemon.config import Config
+from daemon.judging import check_judge
 from daemon.loop import Loop
 from daemon.promote import kept_versions, make_ready
 from daemon.runtime import Runtime
@@ -38,6 +39,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     check_bind(config)
+    check_judge(config.judge)
     if config.api.keys_file is not None:
         load_keys(config.api.keys_file)  # a bad file must stop the start before anything else happens
     directory = make_directory(config)

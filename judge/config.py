@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class SignalsConfig(BaseModel):
@@ -109,6 +109,13 @@ class ExternalConfig(BaseModel):
     """Further attempts after a failure that may pass (429, 5xx, no connection); then it abstains."""
     max_calls: int = Field(default=500, ge=1)
     """Calls an iteration may make; beyond it the scorer abstains."""
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_no_setting(cls, name: str) -> str:
+        if not name.isidentifier() or (name.startswith("HONED_") and name != "HONED_JUDGE_KEY"):
+            raise ValueError("must be the name of a variable; those that begin with HONED_ are settings")
+        return name
 
 
 class JudgeConfig(BaseModel):

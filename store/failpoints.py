@@ -11,6 +11,10 @@ import signal
 #: Every point, in the order an iteration passes them.
 FAILPOINTS = (
     "iteration.collecting",
+    "judge.licensed",
+    "judge.sampled",
+    "judge.scored",
+    "judge.paired",
     "iteration.snapshot.written",
     "iteration.training",
     "trainer.loaded",

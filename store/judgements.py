@@ -22,12 +22,13 @@ class Judgements:
         self._session = session
 
     def add(self, judgements: Sequence[Judgement]) -> None:
+        """Write scores down. One that is there already, by that scorer and version, stays as it is."""
         names = COLUMNS.split(", ")
         rows = [[*map(asdict(one).get, names[:-1]), json.dumps(one.details)] for one in judgements]
 
         def work(db: Database) -> None:
             marks = ", ".join("?" * len(names))
-            db.conn.executemany(f"insert into judgements ({COLUMNS}) values ({marks})", rows)
+            db.conn.executemany(f"insert or ignore into judgements ({COLUMNS}) values ({marks})", rows)
 
         self._session.write(work)
 

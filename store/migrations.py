@@ -154,7 +154,10 @@ def m004_judging(db: Database) -> None:
     )
     db.execute("drop table old_judgements")
     db.execute("create index judgements_by_completion on judgements (completion_id)")
-    db.execute("create index judgements_by_answer on judgements (answer)")
+    # An answer is scored once per scorer and version. (Scores from before there were versions are left alone.)
+    db.execute(
+        "create unique index judgements_once on judgements (answer, scorer, version) where version <> ''"
+    )
     db.execute("create index judgements_by_iteration on judgements (iteration)")
     db.execute("""
         create table judge_texts (

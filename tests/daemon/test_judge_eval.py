@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from daemon.cli import Exit, main
-from daemon.judge_eval import Progress, chosen, endpoint_of, text
+from daemon.judge_eval import Progress, chosen, text
+from daemon.judging import endpoint_of
 from judge.config import ExternalConfig, JudgeConfig
 from store.errors import ConfigError
 
@@ -140,10 +142,17 @@ def test_the_external_scorer_is_asked_where_it_is_configured() -> None:
 
 
 def test_an_endpoint_takes_its_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert endpoint_of(ExternalConfig()) is None
+    assert endpoint_of(JudgeConfig()) is None
     monkeypatch.setenv("SOME_KEY", "sk-a\nb")
+    elsewhere = ExternalConfig(url="http://judge.example/v1", model="judge-1", key_env="SOME_KEY")
     with pytest.raises(ConfigError, match="no header may carry"):
-        endpoint_of(ExternalConfig(url="http://judge.example/v1", model="judge-1", key_env="SOME_KEY"))
+        endpoint_of(JudgeConfig(scorers=("external",), external=elsewhere))
+
+
+@pytest.mark.parametrize("name", ["HONED_MY_KEY", "my key", ""])
+def test_a_key_must_lie_where_no_setting_would_be_read_from(name: str) -> None:
+    with pytest.raises(ValidationError, match="key_env"):
+        ExternalConfig(key_env=name)
 
 
 def test_what_was_not_measured_is_a_dash() -> None:

@@ -34,7 +34,8 @@ def test_scores_are_found_again_by_scorer_and_version(store: Store, iteration: i
     store.judgements.add([kept, Judgement("d2", "relevance", "v2", 1.0, 2.0, None, None, iteration)])
     assert store.judgements.known("relevance", "v1", ["d1", "d2", "d9"]) == {"d1": kept}
     assert store.judgements.known("rubric", "v1", ["d1"]) == {}
-    assert len(store.judgements.in_iteration(iteration)) == 2
+    store.judgements.add([Judgement("d1", "relevance", "v1", 9.0, 3.0, "c1", 1, iteration)])
+    assert len(store.judgements.in_iteration(iteration)) == 2, "scored once"
 
 
 def test_a_text_is_kept_as_it_was_when_first_read(store: Store) -> None:
