@@ -27,6 +27,7 @@ from store.records import Completion, CompletionStatus, Message
 ABSTAINED = "abstained"
 SAME_TEXT = "same_text"
 TIE = "tie"
+WORSE = "worse"
 INCONSISTENT = "inconsistent"
 LENGTH = "length"
 SAME_PROMPT = "same_prompt"
@@ -35,7 +36,7 @@ PEOPLE_DISLIKED = "people_disliked_chosen"
 PEOPLE_LIKED = "people_liked_rejected"
 SHARE = "share"
 #: How far a pair came; of a question's failed pairs the one that came farthest is kept.
-PROGRESS = (SAME_TEXT, TIE, INCONSISTENT, LENGTH)
+PROGRESS = (SAME_TEXT, WORSE, TIE, INCONSISTENT, LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,8 @@ def _match(
     if _plain(chosen.text) == _plain(rejected.text):
         against = SAME_TEXT
     elif plain < rules.min_q:
-        against = TIE
+        # Candidates are put in order of merit first; a revision, or an answer beside base's, may be the worse.
+        against = WORSE if plain <= 1 - rules.min_q else TIE
     elif q < rules.min_q:
         against = INCONSISTENT
     elif longer > rules.max_length_ratio * shorter:

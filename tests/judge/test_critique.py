@@ -205,7 +205,7 @@ def test_a_refused_revision_is_kept_as_failed_and_makes_no_question() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "reason"), [((-2.0, 2.0), None), ((2.0, -2.0), "tie"), ((0.0, 0.0), "tie")]
+    ("scores", "reason"), [((-2.0, 2.0), None), ((2.0, -2.0), "worse"), ((0.0, 0.0), "tie")]
 )
 def test_a_revision_that_wins_becomes_the_chosen_side(scores: Sequence[float], reason: str | None) -> None:
     async def scene(engine: Engine) -> list[Completion]:

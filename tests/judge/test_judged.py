@@ -174,7 +174,7 @@ def test_a_revision_is_chosen_or_nothing() -> None:
     won = only(question([-1.0, 1.0], origin=PairOrigin.REVISION))
     lost = only(question([1.0, -1.0], origin=PairOrigin.REVISION))
     assert (*sides(won), won.origin) == (1, 0, None, PairOrigin.REVISION)
-    assert sides(lost) == (1, 0, rule.TIE)
+    assert sides(lost) == (1, 0, rule.WORSE)
     assert only(question([None, 1.0], origin=PairOrigin.REVISION)).dropped == rule.ABSTAINED
 
 
@@ -183,7 +183,7 @@ def test_an_answer_of_base_is_rejected_and_never_chosen() -> None:
     assert sides(only(question([2.0, 0.0, -3.0, -1.0], base=base))) == (0, 3, None)
     assert only(question([2.0, 0.0, -3.0, -1.0], base=base)).details["base_rejected"]
     assert sides(only(question([2.0, 0.0, -3.0, 4.0], base=base))) == (0, 2, None)
-    assert sides(only(question([0.0, 2.0], base=frozenset({1})))) == (0, 1, rule.TIE)
+    assert sides(only(question([0.0, 2.0], base=frozenset({1})))) == (0, 1, rule.WORSE)
 
 
 def test_the_gap_is_that_of_the_models_own_answers() -> None:
