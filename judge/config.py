@@ -144,7 +144,7 @@ class JudgeConfig(BaseModel):
     """Length of the new answers at the most, tokens."""
     self_instruct: int = Field(default=0, ge=0, le=10_000)
     """Further prompts the model writes itself per iteration, in the manner of people's, filtered for novelty."""
-    revisions: int = Field(default=8, ge=0, le=1000)
+    revisions: int = Field(default=4, ge=0, le=1000)
     """Disliked answers per iteration that are criticised under a principle of the constitution and revised."""
     constitution: Path | None = None
     """A constitution of your own (Markdown list of principles); default: the one that ships."""
