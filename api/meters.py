@@ -36,17 +36,28 @@ class Meters:
         self.agreement = Gauge("honed_judge_auc", "A scorer's AUC against people", ["scorer"], registry=made)
         self.iterations = Gauge("honed_iterations", "Iterations by stage", ["stage"], registry=made)
 
-    def set_judges(self, judges: Sequence[dict[str, Any]]) -> None:
-        """How scorers stood when last held against people (`views.judges`)."""
+    def render(
+        self,
+        health: EngineHealth,
+        *,
+        adapter: str,
+        stages: dict[str, int],
+        judges: Sequence[dict[str, Any]],
+    ) -> bytes:
+        """The exposition text, its gauges set first.
+
+        Args:
+            health: of the engine.
+            adapter: what the alias is answered by.
+            stages: stage -> iterations that stand there.
+            judges: how scorers stood when last held against people (`views.judges`).
+        """
         self.licensed.clear()
         self.agreement.clear()
         for one in judges:
             self.licensed.labels(one["scorer"]).set(one["licensed"])
             if one["auc"] is not None:
                 self.agreement.labels(one["scorer"]).set(one["auc"])
-
-    def render(self, health: EngineHealth, *, adapter: str, stages: dict[str, int]) -> bytes:
-        """The exposition text, its gauges set first. `stages`: stage -> iterations that stand there."""
         self.running.set(health.running)
         self.waiting.set(health.waiting)
         self.ready.set(health.ready)

@@ -8,6 +8,9 @@ from store.db import Store
 from store.judging import Licence
 from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, StageEntry
 
+#: Whether the service judges at all, as it noted when it started.
+JUDGING = "judging"
+
 
 def stages(entries: Sequence[StageEntry], *, now: float) -> list[dict[str, Any]]:
     """Each stage with its seconds: up to the next, up to now where it still runs, None where it is final."""
@@ -67,9 +70,11 @@ def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
 
 
 def judging(store: Store, id: int) -> dict[str, Any]:
-    """Who might judge in an iteration and why, what was judged, and the pairs that came of it."""
+    """Who might judge in an iteration and why, by which texts, what was judged, and the pairs that came of it."""
+    licences = store.judgements.licences(id)
     return {
-        "licences": [asdict(one) for one in store.judgements.licences(id)],
+        "licences": [asdict(one) for one in licences],
+        "texts": store.judgements.texts(digest for one in licences for digest in one.texts.values()),
         "pairs": [{**asdict(one), "id": one.id} for one in store.judgements.pairs(id)],
         "judgements": [asdict(one) for one in store.judgements.in_iteration(id)],
         "candidates": [
@@ -135,7 +140,9 @@ def intent(one: Intent) -> dict[str, Any]:
 
 
 def judges(store: Store) -> list[dict[str, Any]]:
-    """Where each scorer stood when it was last held against people."""
+    """Where each scorer stood when it was last held against people; nothing while judging is switched off."""
+    if not store.state.get(JUDGING, True):
+        return []
     recent = store.judgements.licence_history(limit=20)
     return [licence(one) for one in recent if one.iteration == recent[0].iteration]
 

@@ -61,9 +61,9 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     if missing is not None:
         return await end(runtime, iteration, Stage.ABORTED, missing, counts=counts)
     judged = await judging.judge(runtime, iteration, preferences)
-    counts |= judged.counts or {}
     version = f"it{iteration.id:04d}-{secrets.token_hex(4)}"
     active = await asyncio.to_thread(store.adapters.active)
+    judged = judging.held_to(judged, active.version if active else None)
     told = trainer_spec(runtime, iteration, version=version, incumbent=active)
     asked = await asyncio.to_thread(probes, runtime, preferences, list(others.values()))
     snapshot = make_snapshot(told, preferences, judged.pairs, asked)
@@ -72,12 +72,13 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     changes = {
         "candidate": version,
         "snapshot_digest": digest,
-        "counts": counts,
+        "counts": {**counts, **judged.counts},
         "incumbent": active.version if active else None,
     }
 
     def commit(tx: Store) -> Iteration:
         tx.iterations.add_examples(lineage(iteration.id, preferences))
+        tx.judgements.set_pairs(iteration.id, judged.records)
         return tx.iterations.move(iteration.id, Stage.TRAINING, note=judged.note, changes=changes)
 
     return await asyncio.to_thread(store.atomic, commit)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from daemon.drawing import GAP, Drawn, draw
@@ -25,11 +25,13 @@ from judge.judged import (
     as_pair,
     cap_share,
     gap,
+    one_per_prompt,
     outranked,
     pairs_from,
     ranking_agreement,
 )
 from judge.pairs import Answer, Preferences
+from judge.pairs import build as build_preferences
 from judge.panel import Panel, convene, opinion
 from judge.scorer import Question, Scorer, Scores
 from judge.scorers import build_scorers
@@ -38,30 +40,47 @@ from policies.remote import RemoteModel
 from store.errors import HonedError
 from store.failpoints import failpoint
 from store.judging import JudgedPair
-from store.records import Adapter, Completion, Iteration, Stage
+from store.records import BASE, Adapter, Completion, Iteration, Stage
 
 log = logging.getLogger(__name__)
 
 
+#: Why judged pairs do not train when another version came to be served while they were judged.
+INCUMBENT_CHANGED = "incumbent_changed"
+
+
 @dataclass(frozen=True)
 class Judged:
-    """What judging adds to an iteration. `note`: why it added nothing, if that is worth telling."""
+    """What judging adds to an iteration.
 
-    pairs: tuple[TrainingPair, ...] = ()
-    counts: Mapping[str, int] | None = None
+    `records`: every pair considered, to be written down with the snapshot. `known`: the answers they name, by id.
+    `adapter`: whose answers they are. `note`: why nothing was added, if that is worth telling.
+    """
+
+    records: tuple[JudgedPair, ...] = ()
+    known: Mapping[str, Completion] = field(default_factory=dict)
+    adapter: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
     note: str | None = None
+
+    @property
+    def pairs(self) -> tuple[TrainingPair, ...]:
+        """Those that train."""
+        return tuple(as_pair(pair, self.known) for pair in self.records if pair.dropped is None)
 
 
 async def judge(runtime: Runtime, iteration: Iteration, preferences: Preferences) -> Judged:
-    """License, sample, judge, pair: everything is written down on the way."""
+    """License, sample, judge, pair. What fails here never fails the iteration: people's evidence is enough."""
     if not runtime.config.judge.enabled:
         return Judged()
+    if iteration.attempt >= runtime.config.daemon.schedule.max_attempts:
+        return Judged(note="the last attempt: not judged, in case judging is what kept interrupting it")
     try:
         return await judged(runtime, iteration, preferences)
-    except HonedError as error:
-        # People's evidence is worth training on without the judge's.
+    except Exception as error:  # whatever it is, votes would otherwise stop training until it is mended
         log.exception("iteration %d: judging failed", iteration.id)
-        reason = f"judging failed, nothing of it trains: {error}"
+        said = str(error) if isinstance(error, HonedError) else f"{type(error).__name__}: {error}"
+        reason = f"judging failed, nothing of it trains: {said}"
         subject = f"iteration {iteration.id}"
         await asyncio.to_thread(
             runtime.store.audit.add, actor="loop", action="judging failed", subject=subject, reason=reason
@@ -80,18 +99,53 @@ async def judged(runtime: Runtime, iteration: Iteration, preferences: Preference
     if not members:
         return Judged(note="no scorer holds a licence: only people's feedback trains")
     await move(runtime, iteration, Stage.SAMPLING)
-    drawn = await draw(runtime, iteration, preferences, active, texts)
+    drawn = await draw(runtime, iteration, preferences, active.version if active else None, texts)
     await move(runtime, iteration, Stage.JUDGING)
     questions = await ask(runtime, iteration, members, drawn)
     failpoint("judge.scored")
     agreement = await agreement_with_previous(runtime, iteration, members, active, drawn)
     known = await completions_of(runtime, drawn)
-    pairs = settle(runtime, iteration, preferences, questions, known, agreement)
-    await asyncio.to_thread(runtime.store.judgements.set_pairs, iteration.id, pairs)
-    failpoint("judge.paired")
+    said = await asyncio.to_thread(ever_said, runtime)
+    found = pairs_from(
+        questions,
+        runtime.config.judge.pairs,
+        iteration=iteration.id,
+        consistency=1.0 if agreement is None else agreement,
+    )
+    pairs = one_per_prompt(outranked(found, said, known), known)
+    pairs = cap_share(pairs, people_weigh(preferences), runtime.config.judge.pairs.max_share)
     await remember_gap(runtime, iteration, members, questions, agreement)
-    trained = tuple(as_pair(pair, known) for pair in pairs if pair.dropped is None)
-    return Judged(trained, counts(drawn, pairs))
+    failpoint("judge.paired")
+    return Judged(tuple(pairs), known, drawn.adapter, counts(drawn, pairs))
+
+
+def people_weigh(preferences: Preferences) -> float:
+    """The summed weight of everything that trains from people."""
+    return sum(item.weight for item in preferences.likings) + sum(item.weight for item in preferences.pairs)
+
+
+def held_to(judged: Judged, incumbent: str | None) -> Judged:
+    """What is left of it when this version is served now.
+
+    Answers of a version that was rolled back meanwhile must not teach the one that took its place.
+    """
+    if not judged.records or judged.adapter == incumbent:
+        return judged
+    records = tuple(replace(pair, dropped=pair.dropped or INCUMBENT_CHANGED) for pair in judged.records)
+    counted = {**judged.counts, "judged_pairs": 0, "judged_dropped": len(records)}
+    served, before = incumbent or BASE, judged.adapter or BASE
+    note = f"{served} came to be served while answers of {before} were judged: they do not train"
+    return replace(judged, records=records, counts=counted, note=note)
+
+
+def ever_said(runtime: Runtime) -> Preferences:
+    """Everything people ever said on the training side, learned from or not: it outranks a judge for good."""
+    store, config = runtime.store, runtime.config.feedback
+    evidence = store.feedback.live(before=runtime.clock())
+    named = store.completions.get_all(e.feedback.value for e in evidence if isinstance(e.feedback.value, str))
+    others = {key: completion for key, completion in named.items() if completion.stored}
+    everything = max(config.max_examples, 2 * len(evidence), 2)
+    return build_preferences(evidence, others, config.model_copy(update={"max_examples": everything}))
 
 
 def build(runtime: Runtime, adapter: str | None) -> tuple[Scorer, ...]:
@@ -207,17 +261,21 @@ def panel_of(runtime: Runtime, members: Sequence[Member], scores: Sequence[Score
 
 async def agreement_with_previous(
     runtime: Runtime, iteration: Iteration, members: Sequence[Member], active: Adapter | None, drawn: Drawn
-) -> float:
-    """CREAM's C: how far this judge ranks the candidates as the one before it did. Base is the same every time."""
+) -> float | None:
+    """CREAM's C: how far this judge ranks the candidates as the one before it did.
+
+    Base is the same every time: 1. None where the version before is not in the engine any more.
+    """
     judging = judge_adapter(runtime, active)
     if judging is None or active is None:
         return 1.0
-    resident = await runtime.engine.resident()
-    before = active.parent if active.parent in resident else None
+    if active.parent is not None and active.parent not in await runtime.engine.resident():
+        return None
     asked = [group for group in groups(drawn) if group.disliked is None]
     now = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
-    licensed = {member.scorer.name for member in members}
-    previous = [one for one in build(runtime, before) if one.name in licensed]
+    earlier = {one.name: one for one in build(runtime, active.parent)}
+    # An endpoint judges with weights of its own, then as now.
+    previous = [one.scorer if one.scorer.name == "external" else earlier[one.scorer.name] for one in members]
     then = await scores_of(runtime, iteration, previous, asked, drawn)
     return ranking_agreement(
         [
@@ -233,22 +291,6 @@ async def agreement_with_previous(
 def standings(panel: Panel) -> list[float | None]:
     """Where each answer stands among the others."""
     return [panel.standing(place) for place in range(panel.answers)]
-
-
-def settle(
-    runtime: Runtime,
-    iteration: Iteration,
-    preferences: Preferences,
-    questions: Sequence[JudgedQuestion],
-    known: Mapping[str, Completion],
-    agreement: float,
-) -> list[JudgedPair]:
-    """The pairs, those that do not train with their reason; people's word and share come first."""
-    rules = runtime.config.judge.pairs
-    found = pairs_from(questions, rules, iteration=iteration.id, consistency=agreement)
-    found = outranked(found, preferences, known)
-    said = sum(item.weight for item in preferences.likings) + sum(item.weight for item in preferences.pairs)
-    return cap_share(found, said, rules.max_share)
 
 
 async def completions_of(runtime: Runtime, drawn: Drawn) -> dict[str, Completion]:
@@ -274,15 +316,15 @@ async def remember_gap(
     iteration: Iteration,
     members: Sequence[Member],
     questions: Sequence[JudgedQuestion],
-    agreement: float,
+    agreement: float | None,
 ) -> None:
     """Note how far best and worst lie apart: when that halves, the model's answers have grown alike."""
     found = gap(questions)
     store, versions = runtime.store, [member.scorer.version for member in members]
 
     def write() -> None:
-        numbers = {"judge/consistency": agreement, **({} if found is None else {"judge/gap": found})}
-        store.metrics.add(iteration.id, numbers)
+        numbers = {"judge/consistency": agreement, "judge/gap": found}
+        store.metrics.add(iteration.id, {name: value for name, value in numbers.items() if value is not None})
         if found is None:
             return
         known = store.state.get(GAP) or {}

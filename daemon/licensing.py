@@ -5,7 +5,7 @@ The licence comes first because it is cheap: where nobody holds one, nothing is 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon.opinions import OnProgress, Recorded, opinions, recorded
 from daemon.runtime import Runtime
@@ -17,6 +17,7 @@ from judge.measure import measure
 from judge.panel import convene, opinion
 from judge.scorer import Question, Score, Scorer, Scores
 from judge.texts import digest
+from store.db import Store
 from store.failpoints import failpoint
 from store.judging import Licence
 from store.records import Completion
@@ -43,7 +44,8 @@ async def yardstick(runtime: Runtime) -> tuple[Humans, Recorded]:
 
     def read() -> tuple[Humans, Recorded]:
         evidence = store.feedback.live(before=runtime.clock())
-        labels = store.labels.recent(bounds.max_labels)
+        # More than count: the same label given twice (a file sent again) counts once.
+        labels = store.labels.recent(4 * bounds.max_labels)
         named = {item.feedback.value for item in evidence if isinstance(item.feedback.value, str)}
         named |= {name for one in labels for name in (one.completion_id, one.other_id) if name is not None}
         others: Mapping[str, Completion] = store.completions.get_all(named)
@@ -66,7 +68,8 @@ async def license_all(
 ) -> list[Member]:
     """Measure every scorer, write down its licence with all that decided it, and return those that hold one.
 
-    Where several do, the panel they form has to hold one too: what each does well alone could fail together.
+    Where several do, the panel they form has to hold one too: what each does well alone could fail together. If it
+    does not, the one that agrees with people best judges alone.
 
     Args:
         runtime: what to work with.
@@ -79,9 +82,8 @@ async def license_all(
     licensed = [member for member in members if member.licence.licensed]
     licences = [member.licence for member in members]
     if len(licensed) > 1:
-        together = panel_licence(runtime, iteration, humans, licensed)
+        together, licensed = await asyncio.to_thread(convened, runtime, iteration, humans, licensed)
         licences.append(together)
-        licensed = licensed if together.licensed else []
     texts = {digest(text): (name, text) for one in scorers for name, text in one.texts.items()}
     metrics = {
         f"judge/{one.scorer}/{name.replace('/', '_')}": value
@@ -89,12 +91,15 @@ async def license_all(
         for name, value in {**one.measures, "licensed": float(one.licensed)}.items()
     }
 
-    def write() -> None:
-        runtime.store.judgements.keep_texts(texts, at=runtime.clock())
-        runtime.store.judgements.set_licences(iteration, licences)
-        runtime.store.metrics.add(iteration, metrics)
+    def write(tx: Store) -> None:
+        for one in changed(tx.judgements.licence_history(), licences):
+            action = "licensed" if one.licensed else "licence lost"
+            tx.audit.add(actor="judge", action=action, subject=one.scorer, reason="; ".join(one.reasons))
+        tx.judgements.keep_texts(texts, at=runtime.clock())
+        tx.judgements.set_licences(iteration, licences)
+        tx.metrics.add(iteration, metrics)
 
-    await asyncio.to_thread(write)
+    await asyncio.to_thread(runtime.store.atomic, write)
     failpoint("judge.licensed")
     return licensed
 
@@ -122,10 +127,23 @@ async def examine(
             (canary_questions(), f"license {scorer.name}: canaries"),
         )
     ]
-    measures = measured(runtime, iteration, humans.items, on_people, on_canaries)
-    standing = Standing(decide(measures, bounds), measures, fit(humans.items, on_people))
+
+    def stand() -> Standing:
+        measures = measured(runtime, iteration, humans.items, on_people, on_canaries)
+        return Standing(decide(measures, bounds), measures, fit(humans.items, on_people))
+
+    # On a thread: the libraries alone take seconds to import, and chat shares the event loop.
+    standing = await asyncio.to_thread(stand)
     licence = licence_of(runtime, iteration, scorer, standing)
     return Member(scorer, licence, standing.scale, on_people, on_canaries)
+
+
+def changed(history: Sequence[Licence], licences: Sequence[Licence]) -> list[Licence]:
+    """Those that hold a licence and did not when last measured, or the other way about."""
+    before: dict[str, bool] = {}
+    for one in history:
+        before.setdefault(one.scorer, one.licensed)
+    return [one for one in licences if one.licensed != before.get(one.scorer, False)]
 
 
 def count(items: Sequence[HumanItem]) -> dict[str, float]:
@@ -170,6 +188,18 @@ def licence_of(runtime: Runtime, iteration: int, scorer: Scorer, standing: Stand
         texts={name: digest(text) for name, text in scorer.texts.items()},
         at=runtime.clock(),
     )
+
+
+def convened(
+    runtime: Runtime, iteration: int, humans: Humans, members: Sequence[Member]
+) -> tuple[Licence, list[Member]]:
+    """The panel's licence, and who judges: all of them, or without one the best alone."""
+    together = panel_licence(runtime, iteration, humans, members)
+    if together.licensed:
+        return together, list(members)
+    best = max(members, key=lambda member: member.licence.measures["auc_lower"])
+    reasons = (*together.reasons, f"{best.scorer.name} judges alone")
+    return replace(together, reasons=reasons), [best]
 
 
 def panel_licence(runtime: Runtime, iteration: int, humans: Humans, members: Sequence[Member]) -> Licence:

@@ -33,6 +33,8 @@ from store.records import (
 log = logging.getLogger(__name__)
 
 PAUSED, SCHEDULE = "paused", "schedule"
+#: Labels written down in one tick at the most.
+LABELS_A_TICK = 100
 
 
 class Loop:
@@ -87,8 +89,10 @@ class Loop:
                 await asyncio.to_thread(store.intents.update, intent.id, status, outcome)
 
     async def answer_intents(self) -> None:
-        """Act on what operators asked for, oldest first."""
-        for intent in await asyncio.to_thread(self.runtime.store.intents.pending):
+        """Act on what operators asked for, oldest first; labels last, or a rollback would wait behind a file."""
+        pending = await asyncio.to_thread(self.runtime.store.intents.pending)
+        labels = [intent for intent in pending if intent.kind is IntentKind.LABEL]
+        for intent in [intent for intent in pending if intent not in labels] + labels[:LABELS_A_TICK]:
             if intent.kind is IntentKind.TRAIN:
                 if intent.status is IntentStatus.PENDING:
                     await self.train(intent)

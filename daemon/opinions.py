@@ -79,7 +79,12 @@ async def opinions(
     for start in range(0, len(missing), SLICE):
         some = missing[start : start + SLICE]
         found = await scorer.score([questions[index] for index in some])
-        scores.update(zip(some, found, strict=True))
+        for index, fresh in zip(some, found, strict=True):
+            # Where only part was known, that part stands: it is what is written down.
+            kept = [known.get(key) for key in keys[index]]
+            scores[index] = tuple(
+                new if old is None else score_of(old) for old, new in zip(kept, fresh, strict=True)
+            )
         rows = [
             judgement
             for index, row in zip(some, found, strict=True)
@@ -88,6 +93,7 @@ async def opinions(
         await asyncio.to_thread(store.judgements.add, rows)
         if on_progress is not None:
             await on_progress(start + len(some), len(missing))
+    await asyncio.to_thread(store.judgements.go_by, iteration, scorer.name, scorer.version, wanted)
     return [scores[index] for index in range(len(questions))]
 
 

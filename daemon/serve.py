@@ -19,6 +19,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from api.app import create_app
 from api.auth import load_keys
+from api.views import JUDGING
 from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.loop import Loop
@@ -46,6 +47,7 @@ async def serve(config: Config) -> None:
     with StateLock(directory / LOCK), contextlib.closing(bind(config)) as listener:
         store = await asyncio.to_thread(Store.open, directory / DATABASE)
         try:
+            await asyncio.to_thread(store.state.set, JUDGING, config.judge.enabled)
             async with runtime_of(config, store) as runtime:
                 loop = Loop(runtime)
                 await restore_serving(runtime)

@@ -270,8 +270,10 @@ class Progress:
         number_ = intent["outcome"].get("iteration")
         if number_ is None:
             return
-        row = client.get(f"/v1/iterations/{number_}")
-        progress = row.get("progress") or {}
+        row = client.get("/v1/status")["running"]
+        if row is None or row["id"] != number_:
+            return
+        progress = row["progress"] or {}
         text = f"iteration {number_}: {row['stage']}"
         if progress.get("phase"):
             text += f" ({progress['phase']})"

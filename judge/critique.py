@@ -168,7 +168,9 @@ async def revise_all(
 
     async def make(disliked: Answer, principle: Principle) -> Completion:
         revision = await revise(engine, disliked, principle, draw, secret=secret)
-        return as_completion(revision, disliked, draw, engine, name=_name(engine, draw, disliked, principle))
+        made = as_completion(revision, disliked, draw, engine, name=_name(engine, draw, disliked, principle))
+        # The constitution may be edited tomorrow; what this answer was held against stays with it.
+        return replace(made, metadata={**made.metadata, "principle_text": principle.text})
 
     todo = {_name(engine, draw, *item): partial(make, *item) for item in work}
     return await once_each(todo, already=already, at_once=AT_ONCE, keep=keep)

@@ -9,6 +9,7 @@ prompt that the judge's pairs answer; it is never an answer and never an instruc
 Left out: telling classification from other tasks, as the paper does; chat questions are all open.
 """
 
+import asyncio
 import random
 import re
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ FEWEST_SHOWN, MOST_SHOWN = 6, 8
 SHOWN_CHARACTERS = 300
 #: A new question, in words and in characters.
 FEWEST_WORDS, MOST_WORDS, MOST_CHARACTERS = 3, 80, 500
+#: Words of a known text that novelty is held against: pasted documents are no questions.
+MOST_COMPARED = 2 * MOST_WORDS
 #: ROUGE-L F1 from which a question counts as one there is already (2212.10560).
 NOVEL = 0.7
 #: Attempts for each question wanted; after that there are fewer.
@@ -65,11 +68,14 @@ async def write_prompts(
     written: list[str] = []
     if len(seeds) < FEWEST_SHOWN:
         return written
-    there = [words(text) for text in (*seeds, *known)]
+    there = [words(text)[:MOST_COMPARED] for text in (*seeds, *known)]
     for first in range(0, ATTEMPTS * count, WAVE):
         wave = [_attempt(engine, seeds, adapter, seed=derived_seed(seed, first + n)) for n in range(WAVE)]
         for text in await together(wave):
-            if len(written) < count and is_question(text) and is_novel(text, there):
+            if len(written) == count or not is_question(text):
+                continue
+            # On a thread: thousands of known questions are a third of a second, in which chat would stand still.
+            if await asyncio.to_thread(is_novel, text, there):
                 written.append(text)
                 there.append(words(text))
         if len(written) >= count:

@@ -81,25 +81,37 @@ def pairs_from(
         judged: the questions.
         rules: `[judge.pairs]`.
         iteration: whose pairs these are.
-        consistency: C: how far the judge agrees with the one before it (`ranking_agreement`), 0..1. It softens every
-            q to C*q + (1 - C)*(1 - q) (CREAM, arXiv 2410.12735), which has to clear `min_q` once more.
+        consistency: how far the judge agrees with the one before it (`ranking_agreement`), 0..1. It softens every q
+            to C*q + (1 - C)*(1 - q) (CREAM, arXiv 2410.12735), which has to clear `min_q` once more.
     """
-    found = [
-        (question, _pair(question, rules, iteration=iteration, consistency=consistency))
+    return [
+        _pair(question, rules, iteration=iteration, consistency=consistency)
         for question in judged
         if len(question.answers) > 1
     ]
-    # One pair per prompt: the surest, and of equals the first.
+
+
+def one_per_prompt(pairs: Sequence[JudgedPair], completions: Mapping[str, Completion]) -> list[JudgedPair]:
+    """Of several pairs that would train for one prompt the surest, and of equals the first.
+
+    Last of the rules: a pair that is dropped for another reason must not take its prompt's place.
+
+    Args:
+        pairs: those to look at; dropped ones stay as they are.
+        completions: at least those the pairs name, by id.
+    """
+
+    def prompt(pair: JudgedPair) -> object:
+        return prompt_key(completions[pair.chosen[0]].messages)
+
     best: dict[object, JudgedPair] = {}
-    for question, pair in found:
-        key = prompt_key(question.answers[0].prompt)
+    for pair in pairs:
+        key = prompt(pair)
         if pair.dropped is None and (key not in best or pair.q > best[key].q):
             best[key] = pair
     return [
-        pair
-        if pair.dropped is not None or best[prompt_key(question.answers[0].prompt)] is pair
-        else replace(pair, dropped=SAME_PROMPT)
-        for question, pair in found
+        pair if pair.dropped is not None or best[prompt(pair)] is pair else replace(pair, dropped=SAME_PROMPT)
+        for pair in pairs
     ]
 
 
@@ -314,9 +326,16 @@ def _answers(completion: Completion) -> tuple[Answer, ...]:
     )
 
 
+def answer_at(completion: Completion, index: int) -> Answer | None:
+    """One recorded answer, whatever its status: people also vote on answers they cut short. None without one."""
+    return next((answer for answer in _answers(completion) if answer.choice_index == index), None)
+
+
 def _answer(completions: Mapping[str, Completion], side: tuple[str, int]) -> Answer:
-    # Whatever its status: people also vote on answers they cut short.
-    return {answer.choice_index: answer for answer in _answers(completions[side[0]])}[side[1]]
+    found = answer_at(completions[side[0]], side[1])
+    if found is None:
+        raise KeyError(side)
+    return found
 
 
 def _plain(text: str) -> str:

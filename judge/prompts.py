@@ -83,7 +83,7 @@ class _Seen:
         return True
 
 
-class _SetAside:
+class SetAside:
     """Questions asked in the never-train slice: what tests the model must not teach it, even when asked elsewhere."""
 
     def __init__(self, completions: Iterable[Completion], never_train: float) -> None:
@@ -99,6 +99,7 @@ class _SetAside:
         self._shapes = [shingles(text) for text in texts]
 
     def holds(self, text: str) -> bool:
+        """Whether this question, or one nearly the same, is set aside."""
         if " ".join(words(text)) in self._texts:
             return True
         own = shingles(text)
@@ -145,7 +146,7 @@ def choose_prompts(
         budget: tokens a prompt may have: the engine's context less the new answer.
         disliked: ids of answers people disliked; they are preferred for half of `count`.
     """
-    set_aside, seen = _SetAside(completions, never_train), _Seen()
+    set_aside, seen = SetAside(completions, never_train), _Seen()
     waiting = [item for item in completions if askable(item, never_train) and fits(item, budget)]
     waiting.sort(key=lambda item: (-item.created_at, item.id))
     people = sorted({item.principal for item in waiting})

@@ -112,7 +112,7 @@ class Completions:
         """Answers honed drew for itself during an iteration, by id."""
         rows = self._session.rows(
             f"select {COLUMNS} from completions where source = 'sample' "
-            "and json_extract(metadata, '$.iteration') = ? order by rowid",
+            "and json_extract(metadata, '$.iteration') = ? order by created_at, id",
             [iteration],
         )
         return {completion.id: completion for completion in self._with_choices(rows)}
@@ -126,7 +126,9 @@ class Completions:
         )
 
     def count(self) -> int:
-        return int(self._session.rows("select count(*) from completions")[0][0])
+        """Answers that were asked for: what honed drew for itself and operators wrote down is not among them."""
+        sql = "select count(*) from completions where source in ('chat', 'task')"
+        return int(self._session.rows(sql)[0][0])
 
     def _with_choices(self, rows: Sequence[Row]) -> list[Completion]:
         ids = json.dumps([row["id"] for row in rows])

@@ -32,6 +32,15 @@ class Judgements:
 
         self._session.write(work)
 
+    def go_by(self, iteration: int, scorer: str, version: str, answers: Iterable[str]) -> None:
+        """Write down that an iteration went by these scores, whenever they were given."""
+        values = [iteration, scorer, version, json.dumps(sorted(set(answers)))]
+        sql = (
+            "insert or ignore into iteration_judgements (iteration, judgement) select ?, id from judgements "
+            "where scorer = ? and version = ? and version <> '' and answer in (select value from json_each(?))"
+        )
+        self._session.write(lambda db: db.execute(sql, values) and None)
+
     def of(self, completion_id: str) -> list[Judgement]:
         """Everything scorers said of an answer, oldest first."""
         sql = f"select {COLUMNS} from judgements where completion_id = ? order by id"
@@ -40,15 +49,19 @@ class Judgements:
     def known(self, scorer: str, version: str, answers: Iterable[str]) -> dict[str, Judgement]:
         """What a scorer of that version said already, by the digest of the answer."""
         rows = self._session.rows(
-            f"select {COLUMNS} from judgements where scorer = ? and version = ? "
+            # The last condition is the index's own: without it every score ever given would be looked at.
+            f"select {COLUMNS} from judgements where scorer = ? and version = ? and version <> '' "
             "and answer in (select value from json_each(?)) order by id",
             [scorer, version, json.dumps(sorted(set(answers)))],
         )
         return {row["answer"]: judgement_of(row) for row in rows}
 
     def in_iteration(self, iteration: int) -> list[Judgement]:
-        """What scorers said for the first time during an iteration."""
-        sql = f"select {COLUMNS} from judgements where iteration = ? order by id"
+        """The scores an iteration went by, those given before it too."""
+        sql = (
+            f"select {COLUMNS} from judgements where id in "
+            "(select judgement from iteration_judgements where iteration = ?) order by id"
+        )
         return [judgement_of(row) for row in self._session.rows(sql, [iteration])]
 
     def keep_texts(self, texts: Mapping[str, tuple[str, str]], *, at: float) -> None:
@@ -57,10 +70,13 @@ class Judgements:
         sql = "insert or ignore into judge_texts (digest, name, text, first_seen_at) values (?, ?, ?, ?)"
         self._session.write(lambda db: db.conn.executemany(sql, rows) and None)
 
-    def text(self, digest: str) -> str | None:
-        """The text of that digest, as it was when a judge read it."""
-        rows = self._session.rows("select text from judge_texts where digest = ?", [digest])
-        return str(rows[0][0]) if rows else None
+    def texts(self, digests: Iterable[str]) -> dict[str, str]:
+        """The texts of those digests, as they were when a judge read them."""
+        rows = self._session.rows(
+            "select digest, text from judge_texts where digest in (select value from json_each(?))",
+            [json.dumps(sorted(set(digests)))],
+        )
+        return {row["digest"]: row["text"] for row in rows}
 
     def set_licences(self, iteration: int, licences: Sequence[Licence]) -> None:
         """Write down who may judge in an iteration, and why."""

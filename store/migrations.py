@@ -185,7 +185,14 @@ def m004_judging(db: Database) -> None:
         ) strict""")
     for side in ("iteration", "chosen_id", "rejected_id"):
         db.execute(f"create index judged_pairs_by_{side} on judged_pairs ({side})")
-    db.execute("create index samples on completions (created_at) where source = 'sample'")
+    # Scores are kept from one iteration to the next: which of them each iteration went by.
+    db.execute("""
+        create table iteration_judgements (
+            iteration integer not null references iterations (id),
+            judgement integer not null references judgements (id),
+            primary key (iteration, judgement)
+        ) strict, without rowid""")
+    db.execute("create index completions_by_source on completions (source, created_at)")
 
 
 def pending(db: Database) -> list[str]:

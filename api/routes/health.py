@@ -57,10 +57,11 @@ async def readyz(services: Given) -> Response:
 async def metrics(services: Given, _: Operator) -> Response:
     active = await asyncio.to_thread(services.store.adapters.active)
     iterations = await asyncio.to_thread(services.store.iterations.list, limit=COUNTED)
-    services.meters.set_judges(await asyncio.to_thread(views.judges, services.store))
+    judges = await asyncio.to_thread(views.judges, services.store)
     text = services.meters.render(
         await services.engine.health(),
         adapter=active.version if active else BASE,
         stages=Counter(one.stage.value for one in iterations),
+        judges=judges,
     )
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

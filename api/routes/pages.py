@@ -70,6 +70,7 @@ def operations(services: Services) -> dict[str, Any]:
         "iterations": iterations,
         "adapters": [views.adapter(one) for one in store.adapters.list()],
         "judges": views.judges(store),
+        "judging": store.state.get(views.JUDGING, True),
         "intents": [views.intent(one) for one in store.intents.recent(8)],
     }
 

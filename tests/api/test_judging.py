@@ -25,6 +25,8 @@ def judged(store: Store) -> int:
     good = licence_of(number, "relevance", licensed=True, auc=0.76, auc_lower=0.7, auc_upper=0.82, labels=108)
     store.judgements.set_licences(number, [good, licence_of(number, "rubric", licensed=False, labels=3)])
     store.judgements.add([Judgement("d1", "relevance", "v1", 0.5, 4.0, "s1", 0, number, {"tokens": 3})])
+    store.judgements.go_by(number, "relevance", "v1", ["d1"])
+    store.judgements.keep_texts({"d1": ("rubric", "Be kind.")}, at=4.0)
     kept = JudgedPair(number, PairOrigin.CANDIDATES, ("s1", 0), ("s1", 1), 0.8, 0.5)
     store.judgements.set_pairs(
         number, [kept, JudgedPair(number, PairOrigin.CANDIDATES, ("s1", 1), ("s1", 0), 0.5, 0.5, "tie")]
@@ -39,6 +41,7 @@ def test_an_iteration_tells_everything_about_its_judging(client: TestClient, jud
         ("rubric", False),
     ]
     assert told["licences"][0]["measures"]["auc"] == 0.76 and told["licences"][0]["texts"] == {"rubric": "d1"}
+    assert told["texts"] == {"d1": "Be kind."}
     assert [pair["dropped"] for pair in told["pairs"]] == [None, "tie"]
     assert told["judgements"][0]["details"] == {"tokens": 3}
     assert told["candidates"][0]["completion_id"] == "s1" and told["candidates"][0]["prompt_of"] == "c1"
@@ -66,6 +69,13 @@ def test_the_page_tells_it_plainly(client: TestClient, store: Store, judged: int
     later = store.iterations.begin(trigger="t", incumbent=None, config={}).id
     store.judgements.set_licences(later, [licence_of(later, "relevance", licensed=False, labels=3)])
     assert "Nobody holds a licence to judge" in client.get("/ops").text
+
+
+def test_switched_off_nobody_is_said_to_judge(client: TestClient, store: Store, judged: int) -> None:
+    store.state.set("judging", False)
+    assert client.get("/v1/status").json()["judge"] == {}
+    assert "Judging is switched off" in client.get("/ops").text
+    assert "honed_judge_licensed{" not in client.get("/metrics").text
 
 
 def test_before_the_first_iteration_there_is_nothing_to_tell(client: TestClient) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,15 @@ import pytest
 
 from daemon import judging
 from daemon.iteration import preferences_now
-from daemon.judging import Judged, judge
+from daemon.judging import Judged, held_to, judge
 from daemon.runtime import Runtime
 from judge.pairs import split_of
 from judge.scorer import Question, Score, Scorer, Scores
 from policies.fake_engine import WORDS, FakeEngine, FakeLimits, digest_of
 from store.db import Store
 from store.errors import EngineUnavailable
-from store.judging import JudgedPair, Label
-from store.records import Choice, Completion, Feedback, Iteration, Message, Split, Stage
+from store.judging import Label
+from store.records import Choice, Completion, Example, Feedback, Iteration, Message, Split, Stage
 from tests.daemon.conftest import run, runtime_with
 from tests.store.conftest import completion, event
 
@@ -123,8 +123,9 @@ def test_a_good_judge_is_licensed_and_its_pairs_prefer_what_people_would(
     assert licence.licensed, licence.reasons
     assert licence.measures["auc_lower"] > 0.8 and licence.measures["injection"] == 0.0
     assert licence.calibration["kind"] == "platt" and licence.calibration["slope"] > 0
-    assert store.judgements.text(licence.texts["made/rule"]) == "Worth by word."
-    trained = [pair for pair in store.judgements.pairs(iteration.id) if pair.dropped is None]
+    assert store.judgements.texts(licence.texts.values()) == {licence.texts["made/rule"]: "Worth by word."}
+    assert [entry.action for entry in store.audit.list()] == ["licensed"]
+    trained = [pair for pair in judged.records if pair.dropped is None]
     assert len(judged.pairs) == len(trained) >= 4
     for pair in trained:
         chosen, rejected = answer_of(store, pair.chosen)[1], answer_of(store, pair.rejected)[1]
@@ -177,18 +178,17 @@ def test_a_judge_that_fails_people_or_canaries_changes_nothing(
 def test_an_unlicensed_scorer_is_measured_and_has_no_say_beside_a_licensed_one(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    both, _ = judge_with(runtime, monkeypatch, Made(good), Made(random, name="chance"))
-    alone, _ = judge_with(runtime, monkeypatch, Made(good))
+    iteration, both = judge_with(runtime, monkeypatch, Made(good), Made(random, name="chance"))
     store = runtime.store
-    verdicts = {one.scorer: one.licensed for one in store.judgements.licences(both.id)}
+    verdicts = {one.scorer: one.licensed for one in store.judgements.licences(iteration.id)}
     assert verdicts == {"made": True, "chance": False}
 
-    def worth(iteration: Iteration) -> list[float]:
-        pairs: list[JudgedPair] = store.judgements.pairs(iteration.id)
-        return [quality(answer_of(store, pair.chosen)[1]) - quality(answer_of(store, pair.rejected)[1])
-                for pair in pairs if pair.dropped is None]  # fmt: skip
-
-    assert worth(both) and all(value > 0 for value in worth(both) + worth(alone))
+    trained = [pair for pair in both.records if pair.dropped is None]
+    worth = [
+        quality(answer_of(store, one.chosen)[1]) - quality(answer_of(store, one.rejected)[1])
+        for one in trained
+    ]
+    assert worth and all(value > 0 for value in worth)
 
 
 def test_two_licensed_scorers_are_licensed_together_too(
@@ -222,18 +222,73 @@ def test_an_iteration_taken_up_again_neither_samples_nor_judges_twice(
     made = Made(good)
     monkeypatch.setattr(judging, "build", lambda *_: (made,))
 
-    async def work() -> tuple[int, list[JudgedPair], list[JudgedPair]]:
+    async def work() -> tuple[int, Judged, Judged]:
         begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
         _, _, preferences = preferences_now(runtime)
-        await judge(runtime, begun, preferences)
-        first, asked = runtime.store.judgements.pairs(begun.id), made.asked
+        first, asked = await judge(runtime, begun, preferences), made.asked
         drawn = runtime.store.completions.samples(begun.id)
-        await judge(runtime, begun, preferences)
+        # What people do between a crash and the next start must not change what is drawn.
+        never = runtime.config.feedback.never_train
+        for number in [n for n in range(40) if split_of(f"c{n}", never) is Split.TRAIN]:
+            runtime.store.feedback.add(event(f"g{number}", f"c{number}", False, principal=f"p{number % 5}"))
+        _, _, preferences = preferences_now(runtime)
+        second = await judge(runtime, begun, preferences)
         assert runtime.store.completions.samples(begun.id) == drawn
-        return made.asked - asked, first, runtime.store.judgements.pairs(begun.id)
+        return made.asked - asked, first, second
 
     again, first, second = run(work, runtime)
-    assert again == 0 and first == second != []
+    sides = [[(pair.chosen, pair.rejected, pair.q) for pair in one.records] for one in (first, second)]
+    assert again == 0 and sides[0] == sides[1] != []
+
+
+def test_what_people_ever_said_outranks_a_judge(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judged answer that people disliked word for word, in feedback long learned from, is never the chosen one."""
+    store = runtime.store
+    _, first = judge_with(runtime, monkeypatch, Made(good))
+    pair = next(pair for pair in first.records if pair.dropped is None and pair.origin.value == "candidates")
+    drawn, text = answer_of(store, pair.chosen)
+    asked = replace(
+        store.completions.get(drawn.metadata["prompt_of"]), id="older", choices=(Choice(0, text, "stop"),)
+    )
+    assert split_of(asked.id, runtime.config.feedback.never_train) is Split.TRAIN
+    store.completions.begin(asked)
+    store.feedback.add(event("older-vote", "older", False, principal=asked.principal))
+    spent = store.iterations.begin(trigger="test", incumbent=None, config={})
+    store.iterations.add_examples([Example(spent.id, "older-vote", "older", Split.TRAIN, "kto", False, 1.0)])
+    store.iterations.move(spent.id, Stage.ACTIVE)
+    evidence, _, preferences = preferences_now(runtime)
+    assert "older" not in {item.completion.id for item in evidence}, "it trains no more"
+
+    async def work() -> Judged:
+        return await judge(runtime, store.iterations.get(drawn.metadata["iteration"]), preferences)
+
+    again = run(work, runtime)
+    (same,) = [one for one in again.records if (one.chosen, one.rejected) == (pair.chosen, pair.rejected)]
+    assert same.dropped == "people_disliked_chosen"
+
+
+def test_answers_of_a_version_that_is_served_no_more_do_not_train(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, judged = judge_with(runtime, monkeypatch, Made(good))
+    assert judged.adapter is None and held_to(judged, None) is judged
+    after = held_to(judged, "it0009-00000009")
+    assert judged.pairs and after.pairs == ()
+    assert {pair.dropped for pair in after.records if pair.dropped != "tie"} >= {"incumbent_changed"}
+    assert "it0009-00000009 came to be served" in str(after.note) and after.counts["judged_pairs"] == 0
+
+
+def test_the_last_attempt_goes_without_judging(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Made(good)
+    monkeypatch.setattr(judging, "build", lambda *_: (made,))
+    last = runtime.config.daemon.schedule.max_attempts
+
+    async def work() -> Judged:
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+        _, _, preferences = preferences_now(runtime)
+        return await judge(runtime, replace(begun, attempt=last), preferences)
+
+    assert "last attempt" in str(run(work, runtime).note) and made.asked == 0
 
 
 def test_labels_are_judged_once_and_not_every_iteration(
@@ -257,14 +312,15 @@ def test_scores_of_recorded_answers_are_found_from_the_answer(
     )
 
 
+@pytest.mark.parametrize("error", [EngineUnavailable("the engine went away"), KeyError("went away")])
 def test_a_failure_of_judging_is_audited_and_leaves_people_s_evidence_alone(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def broken(_: str) -> float:
-        raise EngineUnavailable("the engine went away")
+        raise error
 
     _, judged = judge_with(runtime, monkeypatch, Made(broken))
-    assert judged.pairs == () and "the engine went away" in str(judged.note)
+    assert judged.pairs == () and "went away" in str(judged.note)
     assert [entry.action for entry in runtime.store.audit.list()] == ["judging failed"]
 
 
@@ -279,18 +335,17 @@ def test_switched_off_it_does_nothing(store: Store, tmp_path: Path, monkeypatch:
 def test_revisions_of_disliked_answers_become_pairs_that_choose_the_revision(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    iteration, _ = judge_with(runtime, monkeypatch, Made(good))
+    iteration, judged = judge_with(runtime, monkeypatch, Made(good))
     store = runtime.store
-    revised = [
-        one for one in store.completions.samples(iteration.id).values() if "revision_of" in one.metadata
-    ]
-    assert revised and all(one.metadata["principle"] for one in revised)
-    pairs = [pair for pair in store.judgements.pairs(iteration.id) if pair.origin.value == "revision"]
+    drawn = store.completions.samples(iteration.id).values()
+    revised = [one for one in drawn if "revision_of" in one.metadata]
+    assert revised and all(one.metadata["principle"] and one.metadata["principle_text"] for one in revised)
+    pairs = [pair for pair in judged.records if pair.origin.value == "revision"]
+    assert pairs
     for pair in pairs:
         assert "revision_of" in store.completions.get(pair.chosen[0]).metadata
         assert pair.rejected == tuple(store.completions.get(pair.chosen[0]).metadata["revision_of"])
-    disliked = {feedback_of(store, pair.rejected[0]).value for pair in pairs}
-    assert disliked <= {False}
+        assert feedback_of(store, pair.rejected[0]).value is False
 
 
 def feedback_of(store: Store, completion_id: str) -> Feedback:

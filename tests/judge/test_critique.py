@@ -191,6 +191,7 @@ def test_revisions_are_records_and_are_not_written_twice() -> None:
         "revision_of": ["chatcmpl-1", 0],
         "principle": "useful",
         "critique": "It gives no steps.",
+        "principle_text": "Somebody could act on the answer.",
     }
 
 

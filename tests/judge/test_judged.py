@@ -17,6 +17,7 @@ from judge.judged import (
     as_pair,
     cap_share,
     gap,
+    one_per_prompt,
     outranked,
     pairs_from,
     ranking_agreement,
@@ -124,19 +125,26 @@ def test_one_answer_alone_is_no_pair_at_all() -> None:
     assert pairs_from([question([1.0])], RULES, iteration=3) == []
 
 
-def test_the_surest_pair_of_a_prompt_stays() -> None:
+def test_the_surest_pair_of_a_prompt_stays_of_those_nothing_speaks_against() -> None:
     shouted = (Message("user", "HOW do I boil an egg"),)
-    found = pairs_from(
-        [
-            question([1.0, -1.0], name="a"),
-            question([2.0, -2.0], name="b", prompt=shouted),
-            question([1.0, -1.0], name="c", prompt=(Message("user", "Why?"),)),
-            question([0.0, 0.0], name="d"),
-        ],
-        RULES,
-        iteration=3,
-    )
-    assert [pair.dropped for pair in found] == [rule.SAME_PROMPT, None, None, rule.TIE]
+    known = {
+        "a": recorded("a", *TEXTS[:2]),
+        "b": recorded("b", *TEXTS[:2], prompt=shouted),
+        "c": recorded("c", *TEXTS[:2], prompt=(Message("user", "Why?"),)),
+        "d": recorded("d", *TEXTS[:2]),
+        "e": recorded("e", *TEXTS[:2]),
+    }
+    asked = [
+        question([1.0, -1.0], name="a"),
+        question([2.0, -2.0], name="b", prompt=shouted),
+        question([1.0, -1.0], name="c", prompt=(Message("user", "Why?"),)),
+        question([0.0, 0.0], name="d"),
+        question([3.0, -3.0], name="e"),
+    ]
+    found = pairs_from(asked, RULES, iteration=3)
+    disliked = replace(found[-1], dropped=rule.PEOPLE_DISLIKED)
+    kept = one_per_prompt([*found[:-1], disliked], known)
+    assert [pair.dropped for pair in kept] == [rule.SAME_PROMPT, None, None, rule.TIE, rule.PEOPLE_DISLIKED]
 
 
 def test_an_unsteady_judge_is_less_sure_and_then_not_sure_enough() -> None:

@@ -35,15 +35,23 @@ def test_scores_are_found_again_by_scorer_and_version(store: Store, iteration: i
     assert store.judgements.known("relevance", "v1", ["d1", "d2", "d9"]) == {"d1": kept}
     assert store.judgements.known("rubric", "v1", ["d1"]) == {}
     store.judgements.add([Judgement("d1", "relevance", "v1", 9.0, 3.0, "c1", 1, iteration)])
-    assert len(store.judgements.in_iteration(iteration)) == 2, "scored once"
+    assert store.judgements.known("relevance", "v1", ["d1"]) == {"d1": kept}, "scored once"
+
+
+def test_an_iteration_goes_by_scores_given_before_it_too(store: Store, iteration: int) -> None:
+    kept = Judgement("d1", "relevance", "v1", -3.5, 2.0, "c1", 1, iteration)
+    store.judgements.add([kept, Judgement("d1", "rubric", "v1", 2.0, 2.0, "c1", 1, iteration)])
+    later = store.iterations.begin(trigger="t", incumbent=None, config={}).id
+    for _ in range(2):
+        store.judgements.go_by(later, "relevance", "v1", ["d1", "d9"])
+    assert store.judgements.in_iteration(later) == [kept]
+    assert store.judgements.in_iteration(iteration) == []
 
 
 def test_a_text_is_kept_as_it_was_when_first_read(store: Store) -> None:
     store.judgements.keep_texts({"abc": ("rubric", "Be kind.")}, at=1.0)
     store.judgements.keep_texts({"abc": ("rubric", "Be cruel."), "def": ("rubric", "Be brief.")}, at=2.0)
-    assert store.judgements.text("abc") == "Be kind."
-    assert store.judgements.text("def") == "Be brief."
-    assert store.judgements.text("xyz") is None
+    assert store.judgements.texts(["abc", "def", "xyz"]) == {"abc": "Be kind.", "def": "Be brief."}
 
 
 def test_licences_of_an_iteration_are_replaced_when_it_is_taken_up_again(
