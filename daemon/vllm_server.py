@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from daemon.config import Config
 from daemon.memory import resident
+from policies.models import block_linears
 from store.errors import ConfigError, EngineUnavailable
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ def command(config: Config, model: Path) -> list[str]:
         *("--served-model-name", "base", "--generation-config", "vllm"),
         *("--max-model-len", str(context), "--max-num-seqs", str(engine.max_batch)),
         *("--enable-lora", "--max-loras", str(engine.max_loras), "--max-cpu-loras", str(engine.max_loras)),
+        # Without it vLLM adapts the output head as well, and prompt log-probabilities then break its CPU kernels.
+        *("--lora-target-modules", *block_linears(model)),
         *("--max-lora-rank", str(next((known for known in RANKS if known >= rank), rank))),
         *("--gpu-memory-utilization", str(engine.gpu_memory_fraction)),
         *("--uvicorn-log-level", "warning"),
