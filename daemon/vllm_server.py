@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from daemon.config import Config
 from daemon.memory import resident
+from policies.engines import served_dtype
 from policies.models import block_linears
 from store.errors import ConfigError, EngineUnavailable
 
@@ -89,6 +90,7 @@ def command(config: Config, model: Path) -> list[str]:
         # Without it vLLM adapts the output head as well, and prompt log-probabilities then break its CPU kernels.
         *("--lora-target-modules", *block_linears(model)),
         *("--max-lora-rank", str(next((known for known in RANKS if known >= rank), rank))),
+        *("--dtype", served_dtype(engine)),
         *("--gpu-memory-utilization", str(engine.gpu_memory_fraction)),
         *("--uvicorn-log-level", "warning"),
         *(("--enable-sleep-mode",) if engine.share == "sleep" else ()),

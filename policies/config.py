@@ -40,6 +40,9 @@ class EngineConfig(BaseModel):
     share: Literal["coreside", "sleep"] = "coreside"
     """vllm: how server and trainer share a GPU. coreside: the server keeps to gpu_memory_fraction. sleep: the first
     server sleeps while an iteration trains, and chats go to the others or are told 503."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """vllm: numbers the started server computes with. auto is the trainer's own: bfloat16 on a GPU, float32 on a CPU.
+    vLLM's own choice for a float32 model is half of that, which the attestation refuses."""
     gpu_memory_fraction: float = Field(default=0.45, gt=0, le=1)
     """vllm: share of the GPU's memory the started server takes."""
     max_loras: int = Field(default=5, ge=2, le=64)

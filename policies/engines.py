@@ -38,6 +38,15 @@ def locate_model(config: EngineConfig, state_directory: Path) -> str:
     return locate(config.model, state_directory)
 
 
+def served_dtype(config: EngineConfig) -> str:
+    """What a vLLM server computes with, by its name in vLLM and torch alike."""
+    if config.dtype != "auto":
+        return config.dtype
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def _hf(config: EngineConfig, model: Path, digest: str, host: "Host | None") -> Engine:
     from policies.hf_engine import HfEngine
 

@@ -49,7 +49,8 @@ def test_the_started_server_is_the_first_of_the_rotation() -> None:
 
 
 def test_the_command_line_leaves_a_slot_and_the_output_head_alone(tiny_model: Path) -> None:
-    line = command(config(arguments=["--enforce-eager"]), tiny_model)
+    line = command(config(arguments=["--enforce-eager"], dtype="float32"), tiny_model)
+    assert line[line.index("--dtype") + 1] == "float32"
     assert line[line.index("--max-loras") + 1] == "5"
     assert line[line.index("--max-lora-rank") + 1] == "16"
     assert line[line.index("--host") + 1] == "127.0.0.1"
