@@ -29,15 +29,6 @@ RESULTS = Path(__file__).parent / "results" / "serving.json"
 #: What must hold at every number of clients: honed's tokens per second against the server's own.
 FLOOR = 0.95
 TOPICS = ("a lighthouse", "a baker", "two rivers", "an old map", "a lost dog", "the first snow", "a violin")
-    "a lighthouse",
-    "a baker",
-    "two rivers",
-    "an old map",
-    "a lost dog",
-    "the first snow",
-    "a violin",
-    "a train",
-)
 #: Of a CPU build of vLLM; a GPU's ignores them.
 CPU = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "2"}
 
