@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -96,6 +97,23 @@ def command(config: Config, model: Path) -> list[str]:
         *(("--enable-sleep-mode",) if engine.share == "sleep" else ()),
         *engine.arguments,
     ]
+
+
+def check_port(port: int) -> None:
+    """Whoever has the port already would be taken for the server.
+
+    Raises:
+        ConfigError: somebody has it.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"policies.engine.port = {port}: cannot listen on 127.0.0.1: {error.strerror}",
+                param="policies.engine.port",
+            ) from error
 
 
 class VllmServer:
@@ -214,6 +232,7 @@ async def model_server(config: Config, model: Path) -> AsyncIterator[VllmServer 
     if engine.kind != "vllm" or not engine.spawn:
         yield None
         return
+    check_port(engine.port)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
     server = VllmServer(command(config, model), config.store.directory / LOG, {**environment, **ENVIRONMENT})
     await server.start()

@@ -215,15 +215,27 @@ class Fleet:
     async def _take_in(self, replica: Replica) -> None:
         await replica.meet()
         async with self._changing:
-            await replica.reconcile(list(self.served.values()))
-            if not self._base:
-                self._base = await _measured(replica, replica.base, self._probe, BASE_SALT)
-            await replica.prove_base(self._base)
-            for item in self.served.values():
-                await replica.prove(item, self._base)
+            try:
+                # Others wait meanwhile, so a server that falls silent here must not take its time.
+                async with asyncio.timeout(self._limits.load):
+                    await self._make_right(replica)
+            except TimeoutError as error:
+                raise ServerSilent(
+                    f"{replica.url} did not prove what it computes within {self._limits.load:g} s "
+                    "(policies.engine.load_timeout)"
+                ) from error
             replica.mismatches, replica.detail = 0, ""
             self._rotation.turn(replica, State.SERVING)
         log.info("%s is in rotation with %d adapters", replica.url, len(self.served))
+
+    async def _make_right(self, replica: Replica) -> None:
+        """Have a server hold and compute what is served."""
+        await replica.reconcile(list(self.served.values()))
+        if not self._base:
+            self._base = await _measured(replica, replica.base, self._probe, BASE_SALT)
+        await replica.prove_base(self._base)
+        for item in self.served.values():
+            await replica.prove(item, self._base)
 
     async def _silence(self, replica: Replica, error: ServerSilent) -> None:
         replica.silences += 1

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from daemon import memory
 from daemon.config import Config
-from daemon.vllm_server import VllmServer, check, command
+from daemon.vllm_server import VllmServer, check, check_port, command
 from policies.config import EngineConfig
 from store.errors import ConfigError, EngineUnavailable, TrainingFailed
 
@@ -59,6 +60,13 @@ def test_the_command_line_leaves_a_slot_and_the_output_head_alone(tiny_model: Pa
     assert line[-1] == "--enforce-eager"
     assert "--enable-sleep-mode" not in line
     assert "--enable-sleep-mode" in command(config(share="sleep"), tiny_model)
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"policies.engine.port = {port}"):
+            check_port(port)
 
 
 def sleeper(
