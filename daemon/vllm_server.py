@@ -216,7 +216,7 @@ class VllmServer:
     def _last_words(self) -> str:
         lines = self._log_file.read_text(errors="replace").split("\n") if self._log_file.is_file() else []
         said = [line.strip() for line in lines if line.strip()]
-        telling = [line for line in said if "Error" in line]
+        telling = [line for line in said if "Error" in line and "WARNING" not in line]
         return (telling or said or ["it wrote nothing"])[-1][-400:]
 
 

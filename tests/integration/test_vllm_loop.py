@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, *needs_vllm]
 
 #: A busy machine starts vLLM in two minutes.
 STARTING = 400.0
-TOKENS = 24
+TOKENS = 16
 QUESTIONS = [f"Tell me one thing about {subject}." for subject in (
     "bread", "rain", "the moon", "bees", "salt", "Vienna", "chess", "tea",
     "volcanoes", "sleep", "maps", "glass", "owls", "rivers", "wool", "stars",
@@ -150,7 +150,7 @@ def test_a_killed_server_is_started_again_with_the_adapter_proven_and_no_vote_lo
                 next(lines)
             os.kill(server_process(service), signal.SIGKILL)
             rest = list(lines)
-        assert '"error"' in rest[-1] and "engine_unavailable" in rest[-1]
+        assert any('"error"' in line and "engine_unavailable" in line for line in rest)
         refused = http.post("/v1/chat/completions", json={**body, "stream": False})
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
