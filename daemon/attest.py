@@ -5,8 +5,10 @@ their log-probabilities give them away. Checked after every load, before any use
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from daemon.runtime import Runtime
+from policies.engine import KnownText, Proof
 from policies.spec import AttestationRow
 from store.errors import AttestationFailed
 from store.failpoints import failpoint
@@ -26,6 +28,20 @@ def worst_gap(expected: Sequence[Sequence[float]], measured: Sequence[Sequence[f
     """The largest row's gap; NaN anywhere counts as infinite, so that it never passes."""
     gaps = [gap(a, b) for a, b in zip(expected, measured, strict=True)]
     return max((g if g == g else float("inf") for g in gaps), default=float("inf"))
+
+
+def proof_of(runtime: Runtime, rows: Sequence[AttestationRow]) -> Proof:
+    """The trainer's numbers for an engine that holds every copy against them by itself, now and after restarts."""
+    texts = (
+        KnownText(
+            tuple(Message(turn.role, turn.content) for turn in row.prompt),
+            row.continuation,
+            tuple(row.logprobs),
+            tuple(row.base_logprobs),
+        )
+        for row in rows
+    )
+    return Proof(tuple(texts), runtime.config.daemon.gate.attestation_tolerance)
 
 
 async def attest(runtime: Runtime, version: str, rows: Sequence[AttestationRow]) -> float:
@@ -63,7 +79,7 @@ async def load_and_attest(runtime: Runtime, adapter: Adapter, rows: Sequence[Att
     resident = adapter.version in await runtime.engine.resident()
     if resident and adapter.version in runtime.attested:
         return
-    await runtime.engine.load(runtime.reference(adapter))
+    await runtime.engine.load(replace(runtime.reference(adapter), proof=proof_of(runtime, rows)))
     failpoint("iteration.loaded")
     try:
         await attest(runtime, adapter.version, rows)

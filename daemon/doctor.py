@@ -120,6 +120,18 @@ def model(config: Config) -> Finding:
         return finding("model", False, str(error), "set policies.engine.model, or run `make install`")
 
 
+def engine(config: Config) -> Finding:
+    """Whether the configured engine can be started with these settings."""
+    from daemon.vllm_server import check
+
+    kind = config.policies.engine.kind
+    try:
+        check(config)
+    except HonedError as error:
+        return finding("engine", False, str(error), "see docs/vllm.md")
+    return finding("engine", True, kind)
+
+
 def examine(config: Config) -> list[Finding]:
     """Every check, in the order a start would trip over them."""
     directory = config.store.directory
@@ -130,5 +142,6 @@ def examine(config: Config) -> list[Finding]:
         writable(directory),
         database(directory),
         model(config),
+        engine(config),
         port(config),
     ]

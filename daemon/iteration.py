@@ -16,6 +16,7 @@ from typing import Any
 from daemon import gate, judging, trainer
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
+from daemon.memory import require_free
 from daemon.promote import Settlement, settle
 from daemon.runtime import Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
@@ -155,6 +156,7 @@ async def train(runtime: Runtime, iteration: Iteration) -> spec.Report:
     failpoint("iteration.training")
     await runtime.engine.yield_compute()
     try:
+        await require_free(runtime.config.policies.train.free_memory_mb)
         report = await trainer.run(
             runtime.run_directory(iteration.id),
             on_progress=on_progress,

@@ -163,7 +163,8 @@ def measured(
     """Every number a licence is decided on."""
     confidence = runtime.config.judge.licence.confidence
     found = measure(items, on_people, confidence=confidence, seed=iteration)
-    return {**found, "injection": injection_rate(on_canaries)}
+    injection = injection_rate(on_canaries)
+    return found if injection is None else {**found, "injection": injection}
 
 
 @dataclass(frozen=True)

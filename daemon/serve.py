@@ -20,12 +20,14 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from api.app import create_app
 from api.auth import load_keys
 from api.views import JUDGING
+from daemon import vllm_server
 from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.loop import Loop
 from daemon.promote import kept_versions, make_ready
 from daemon.runtime import Runtime
 from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
+from daemon.vllm_server import model_server
 from policies.engines import build_engine, resolve_base
 from store.db import StateLock, Store
 from store.errors import AdapterInvalid, AttestationFailed, ConfigError, HonedError
@@ -41,6 +43,7 @@ async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     check_bind(config)
     check_judge(config.judge)
+    vllm_server.check(config)
     if config.api.keys_file is not None:
         load_keys(config.api.keys_file)  # a bad file must stop the start before anything else happens
     directory = make_directory(config)
@@ -116,12 +119,13 @@ async def runtime_of(config: Config, store: Store) -> AsyncIterator[Runtime]:
         log.warning("%d answers were cut off by the last stop and are marked failed", lost)
     log.info("loading %s", config.policies.engine.model)
     model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
-    engine = build_engine(config.policies.engine, model, digest)
-    await engine.start()
-    try:
-        yield Runtime(config, store, engine, model, digest)
-    finally:
-        await engine.close()
+    async with model_server(config, model) as server:
+        engine = build_engine(config.policies.engine, model, digest, server)
+        try:
+            await (engine.start() if server is None else server.during(engine.start()))
+            yield Runtime(config, store, engine, model, digest)
+        finally:
+            await engine.close()
 
 
 async def restore_serving(runtime: Runtime) -> None:

@@ -1,8 +1,9 @@
 """`[policies.engine]` and `[policies.train]`: what serves the model, and how it learns."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class EngineConfig(BaseModel):
@@ -10,12 +11,13 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    kind: Literal["hf", "fake"] = "hf"
-    """hf: transformers in this process. fake: canned answers for tests of everything that is not an engine."""
+    kind: Literal["hf", "vllm", "fake"] = "hf"
+    """hf: transformers in this process. vllm: vLLM servers (docs/vllm.md). fake: canned answers for tests of
+    everything that is not an engine."""
     model: str = "bundled:smollm2-135m-instruct"
     """`bundled:smollm2-135m-instruct`, a local model directory, or a Hugging Face id."""
     max_batch: int = Field(default=16, ge=1, le=1024)
-    """Answers decoded together; more wait in the queue."""
+    """Answers decoded together, on each server where there are several; more wait in the queue."""
     max_queue: int = Field(default=64, ge=0, le=100_000)
     """Requests that may wait; beyond it clients are told 429 and when to come back."""
     max_context: int = Field(default=2048, ge=32)
@@ -23,7 +25,61 @@ class EngineConfig(BaseModel):
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """CPU threads while no trainer runs; auto takes all cores. While one runs, the service uses one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto takes a GPU where there is one."""
+    """hf: auto takes a GPU where there is one."""
+    spawn: bool = True
+    """vllm: start a server on the loopback interface and look after it."""
+    command: str = "vllm"
+    """vllm: the program to start it with, a name on the PATH or a path."""
+    port: int = Field(default=8100, ge=1, le=65535)
+    """vllm: the started server's port on 127.0.0.1."""
+    arguments: list[str] = []
+    """vllm: further arguments of `vllm serve`, e.g. ["--tensor-parallel-size", "2"]."""
+    urls: list[str] = []
+    """vllm: servers that run already, all with the same model. They must see the state directory under the same path,
+    and belong to this honed alone."""
+    share: Literal["coreside", "sleep"] = "coreside"
+    """vllm: how server and trainer share a GPU. coreside: the server keeps to gpu_memory_fraction. sleep: the first
+    server sleeps while an iteration trains, and chats go to the others or are told 503."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """vllm: numbers the started server computes with. auto is the trainer's own: bfloat16 on a GPU, float32 on a CPU.
+    vLLM's own choice for a float32 model is half of that, which the attestation refuses."""
+    gpu_memory_fraction: float = Field(default=0.45, gt=0, le=1)
+    """vllm: share of the GPU's memory the started server takes."""
+    max_loras: int = Field(default=5, ge=2, le=64)
+    """vllm: LoRA slots of each server. One always stays empty; daemon.keep_loaded adapters, the candidate and one
+    that still drains need the others."""
+    max_lora_rank: Literal["auto"] | Annotated[int, Field(ge=1, le=512)] = "auto"
+    """vllm: largest rank the started server takes; auto is policies.train.rank."""
+    start_timeout: float = Field(default=900, gt=0)
+    """vllm: seconds until the first server must answer."""
+    load_timeout: float = Field(default=120, gt=0)
+    """vllm: seconds a server has to load and prove an adapter before it leaves the rotation."""
+    stall_timeout: float = Field(default=300, gt=0)
+    """vllm: seconds of silence inside an answer after which its server counts as gone."""
+    recycle_growth_mb: int = Field(default=4096, ge=64)
+    """vllm: MiB the started server may grow by, over the adapters it loads, before it is started anew in a quiet
+    moment."""
+
+    @field_validator("urls")
+    @classmethod
+    def _http(cls, value: list[str]) -> list[str]:
+        for url in value:
+            if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+                raise ValueError(f"{url!r} is no http:// or https:// address")
+        return value
+
+    @model_validator(mode="after")
+    def _a_server(self) -> Self:
+        if self.kind == "vllm" and not self.servers():
+            raise ValueError('kind = "vllm" needs spawn = true or at least one of urls')
+        if len(set(self.servers())) < len(self.servers()):
+            raise ValueError("urls names a server twice")
+        return self
+
+    def servers(self) -> tuple[str, ...]:
+        """Addresses of the vLLM servers, the started one first."""
+        spawned = (f"http://127.0.0.1:{self.port}",) if self.spawn else ()
+        return (*spawned, *(url.rstrip("/") for url in self.urls))
 
 
 class TrainConfig(BaseModel):
@@ -68,5 +124,8 @@ class TrainConfig(BaseModel):
     """Frozen base weights: auto is bfloat16 on a GPU, float32 on a CPU."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random in a run; the iteration's number is added."""
+    free_memory_mb: int = Field(default=1024, ge=0)
+    """MiB that must be free before a trainer starts, on the GPU where there is one; with less the iteration fails and
+    its votes wait. Give a GPU what the model in bfloat16, activations and logits take."""
     stall_seconds: float = Field(default=1800, gt=0)
     """A trainer that reports nothing for this long is stopped and the iteration fails."""

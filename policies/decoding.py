@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import DynamicCache
 
+from policies.detokenize import Detokenizer
 from policies.draw import Drawn, draw, generator_for
 from policies.engine import Delta, Priority, TokenLogprob, Usage
 from policies.kv import RowCache, split_prompt
@@ -21,47 +22,6 @@ from store.records import Sampling
 PREFILL = {Priority.CHAT: 256, Priority.BACKGROUND: 64}
 
 Emit = Callable[[Delta | Exception], None]
-
-
-class Detokenizer:
-    """Tokens to text piece by piece, never ending inside a character.
-
-    Decodes a short window instead of the whole answer: what a token adds depends on the tokens just before it
-    (spaces, multi-byte characters), not on the beginning.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._shown = ""
-
-    def push(self, token: int) -> str:
-        self._window.append(token)
-        text = self._text()
-        if text.endswith("\ufffd"):
-            return ""
-        new = text[len(self._shown) :]
-        if len(self._window) > 8:
-            # Keep the last token as context, and more where it is a part of a character: alone it would decode to
-            # something else than it did in company.
-            keep = 1
-            while keep < len(self._window) and "\ufffd" in self._decode(self._window[-keep:]):
-                keep += 1
-            self._window = self._window[-keep:]
-            text = self._text()
-        self._shown = text
-        return new
-
-    def flush(self) -> str:
-        """What an answer cut off inside a character still holds."""
-        return self._text()[len(self._shown) :]
-
-    def _text(self) -> str:
-        return self._decode(self._window)
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
 
 
 @dataclass(eq=False)

@@ -22,12 +22,32 @@ class Priority(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class KnownText:
+    """A text and its tokens' log-probabilities (nats), as the trainer measured them under adapter and base."""
+
+    prompt: tuple[Message, ...]
+    continuation: str
+    logprobs: tuple[float, ...]
+    base_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a copy of an adapter must compute; `tolerance` is the mean absolute gap allowed, nats per token."""
+
+    texts: tuple[KnownText, ...]
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterRef:
     """Where an adapter lies and what it must digest to. The digest is checked at every load."""
 
     version: str
     path: Path
     digest: str
+    proof: Proof | None = None
+    """For engines with several copies, or copies that come and go: each is held against this before it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +115,7 @@ class Engine(Protocol):
 
         Raises:
             AdapterInvalid: files, digest, shapes or base do not verify; nothing changed.
+            AttestationFailed: there is a proof and no copy of the engine computes it; nothing changed.
         """
         ...
 

@@ -1,10 +1,15 @@
 """Which engine serves: a literal table. Importing this loads no tensor library; building an engine may."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from policies.config import EngineConfig
 from policies.engine import Engine
+
+if TYPE_CHECKING:
+    from policies.vllm_fleet import Host
 
 
 def resolve_base(config: EngineConfig, state_directory: Path) -> tuple[Path, str]:
@@ -33,22 +38,46 @@ def locate_model(config: EngineConfig, state_directory: Path) -> str:
     return locate(config.model, state_directory)
 
 
-def _hf(config: EngineConfig, model: Path, digest: str) -> Engine:
+def served_dtype(config: EngineConfig) -> str:
+    """What a vLLM server computes with, by its name in vLLM and torch alike."""
+    if config.dtype != "auto":
+        return config.dtype
+    import torch
+
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
+def _hf(config: EngineConfig, model: Path, digest: str, host: "Host | None") -> Engine:
     from policies.hf_engine import HfEngine
 
+    del host
     return HfEngine(config, model, digest)
 
 
-def _fake(config: EngineConfig, model: Path, digest: str) -> Engine:
+def _vllm(config: EngineConfig, model: Path, digest: str, host: "Host | None") -> Engine:
+    from policies.vllm_engine import VllmEngine
+
+    # vLLM's own name for it: the server honed starts reads the same variable.
+    return VllmEngine(config, model, digest, host=host, key=os.environ.get("VLLM_API_KEY"))
+
+
+def _fake(config: EngineConfig, model: Path, digest: str, host: "Host | None") -> Engine:
     from policies.fake_engine import FakeEngine, FakeLimits
 
-    del model, digest
+    del model, digest, host
     return FakeEngine(FakeLimits(config.max_batch, config.max_queue, config.max_context))
 
 
-ENGINES: dict[str, Callable[[EngineConfig, Path, str], Engine]] = {"hf": _hf, "fake": _fake}
+ENGINES: dict[str, Callable[[EngineConfig, Path, str, "Host | None"], Engine]] = {
+    "hf": _hf,
+    "vllm": _vllm,
+    "fake": _fake,
+}
 
 
-def build_engine(config: EngineConfig, model: Path, digest: str) -> Engine:
-    """The engine of the configured kind on a resolved model, not started yet."""
-    return ENGINES[config.kind](config, model, digest)
+def build_engine(config: EngineConfig, model: Path, digest: str, host: "Host | None" = None) -> Engine:
+    """The engine of the configured kind on a resolved model, not started yet.
+
+    `host` is the process of a vLLM server that honed started itself.
+    """
+    return ENGINES[config.kind](config, model, digest, host)

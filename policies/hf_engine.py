@@ -24,7 +24,8 @@ from transformers import AutoModelForCausalLM
 
 from policies.chat import encode_prompt, end_token, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
-from policies.decoding import Answer, Batch, Detokenizer
+from policies.decoding import Answer, Batch
+from policies.detokenize import Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
 from policies.packing import Base, verified_copy
 from policies.prefix_tree import grow_tree

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -149,3 +150,19 @@ def base_digest(model_directory: Path) -> str:
     if os.access(model_directory, os.W_OK):
         write_json(cache, {"digest": whole.hexdigest(), "stamps": stamps})
     return whole.hexdigest()
+
+
+def block_linears(directory: Path) -> tuple[str, ...]:
+    """Leaf names of the linear layers inside a model's blocks, which are all an adapter may change.
+
+    Read from the headers of its weight files: a matrix in a numbered layer is a linear layer's.
+    """
+    found = set()
+    for file in directory.glob("*.safetensors"):
+        with file.open("rb") as weights:
+            header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
+        for name, tensor in header.items():
+            match = re.search(r"\.\d+\..*\b(\w+)\.weight$", name)
+            if match is not None and len(tensor["shape"]) == 2:
+                found.add(match[1])
+    return tuple(sorted(found))

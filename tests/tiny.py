@@ -31,12 +31,15 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_tiny_model(directory: Path, *, seed: int = 0) -> Path:
-    """Write a random four-layer Llama (about 0.1 M parameters) and its tokenizer, safetensors only."""
+def make_tiny_model(directory: Path, *, seed: int = 0, hidden: int = 48, tied: bool = True) -> Path:
+    """Write a random four-layer Llama (about 0.1 M parameters) and its tokenizer, safetensors only.
+
+    Heads are `hidden` / 4 wide. vLLM on a CPU computes attention for heads of 32 and more only.
+    """
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=260,
-        hidden_size=48,
+        hidden_size=hidden,
         intermediate_size=96,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -45,8 +48,13 @@ def make_tiny_model(directory: Path, *, seed: int = 0) -> Path:
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
     byte_tokenizer().save_pretrained(directory)
     return directory
+
+
+def make_servable_model(directory: Path) -> Path:
+    """A tiny model that vLLM on a CPU serves too (heads of 32), with a seed at which it says varied things."""
+    return make_tiny_model(directory, seed=6, hidden=128, tied=False)

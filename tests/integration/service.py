@@ -60,9 +60,9 @@ class Service:
         )
         self.client: Client | None = None
 
-    def wait_until_ready(self) -> Client | None:
+    def wait_until_ready(self, seconds: float = READY_LIMIT) -> Client | None:
         """A client once it answers; None if the process died before that."""
-        limit = time.monotonic() + READY_LIMIT
+        limit = time.monotonic() + seconds
         file = self.state / "service.json"
         while time.monotonic() < limit:
             if self.process.poll() is not None:
@@ -75,10 +75,13 @@ class Service:
                 except HonedError:
                     pass
             time.sleep(0.05)
-        raise AssertionError(f"not ready within {READY_LIMIT} s:\n{self.tail()}")
+        raise AssertionError(f"not ready within {seconds} s:\n{self.tail()}")
+
+    def log_text(self) -> str:
+        return (self.state / "service.log").read_text(errors="replace")
 
     def tail(self) -> str:
-        return (self.state / "service.log").read_text(errors="replace")[-3000:]
+        return self.log_text()[-3000:]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)

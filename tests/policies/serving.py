@@ -16,6 +16,7 @@ from policies.engine import AdapterRef, Delta, Engine, Priority
 from policies.fake_engine import FakeEngine, FakeLimits
 from policies.hf_engine import HfEngine
 from policies.spec import write_manifest
+from policies.vllm_engine import VllmEngine
 from store.records import Message, Sampling
 
 T = TypeVar("T")
@@ -30,9 +31,18 @@ def ask(text: str) -> list[Message]:
 
 
 def make_engine(kind: str, model: Path, *, max_batch: int = 8, max_queue: int = 16) -> Engine:
-    """An engine of that kind, not started. The fake one takes its time, so that it can be caught running."""
+    """An engine of that kind, not started. The fake one takes its time, so that it can be caught running.
+
+    "vllm URL" is an engine on a server that runs there already.
+    """
+    kind, _, url = kind.partition(" ")
     if kind == "fake":
         return FakeEngine(FakeLimits(max_batch, max_queue, token_delay=0.005))
+    if kind == "vllm":
+        served = EngineConfig(
+            kind="vllm", spawn=False, urls=[url], max_batch=max_batch, max_queue=max_queue, start_timeout=60
+        )
+        return VllmEngine(served, model, "tiny")
     config = EngineConfig(model=str(model), max_batch=max_batch, max_queue=max_queue, threads=1, device="cpu")
     return HfEngine(config, model, "tiny")
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +23,31 @@ from tests.policies.serving import (
     until,
     with_engine,
 )
+from tests.tiny import make_servable_model
+from tests.vllm_cpu import needs_vllm, servers
 
-KINDS = ("fake", "hf")
+KINDS = ("fake", "hf", "vllm http://127.0.0.1:8100")
 PROMPTS = [ask(f"question {number} " + "about the sea " * number) for number in range(8)]
 WARM = Sampling(max_tokens=24, temperature=0.9, top_p=0.9, seed=7)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that every kind can serve."""
+    return make_servable_model(tmp_path_factory.mktemp("contract-model"))
+
+
+@pytest.fixture(scope="module")
+def vllm_url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with servers(tiny_model, tmp_path_factory.mktemp("contract-vllm")) as (server,):
+        yield server.url
+
+
+@pytest.fixture(params=["fake", "hf", pytest.param("vllm", marks=needs_vllm)])
 def kind(request: pytest.FixtureRequest) -> str:
+    """What `make_engine` takes."""
+    if request.param == "vllm":
+        return f"vllm {request.getfixturevalue('vllm_url')}"
     return str(request.param)
 
 
@@ -357,5 +375,5 @@ def test_it_answers_the_same_with_its_compute_given_away(kind: str, tiny_model: 
 
 def test_the_fingerprint_is_stable_and_tells_kinds_apart(tiny_model: Path) -> None:
     prints = [make_engine(kind, tiny_model).fingerprint for kind in (*KINDS, *KINDS)]
-    assert prints[:2] == prints[2:]
-    assert prints[0] != prints[1]
+    assert prints[:3] == prints[3:]
+    assert len(set(prints)) == 3
