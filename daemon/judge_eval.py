@@ -95,7 +95,7 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
             two(row.get("length_correlation")),
             two(row.get("tie_rate")),
             two(row.get("abstained")),
-            two(row["injection"]),
+            two(row.get("injection")),
             number(row["answers_per_second"]),
         )
         for row in rows

@@ -94,7 +94,7 @@ async def judged(runtime: Runtime, iteration: Iteration, preferences: Preference
         read_texts, runtime.config.judge.constitution, runtime.config.judge.rubrics
     )
     active = await asyncio.to_thread(runtime.store.adapters.active)
-    scorers = build(runtime, judge_adapter(runtime, active))
+    scorers = build(runtime, iteration, judge_adapter(runtime, active))
     members = await license_all(runtime, iteration.id, scorers, partial(progress, runtime, iteration))
     if not members:
         return Judged(note="no scorer holds a licence: only people's feedback trains")
@@ -148,13 +148,14 @@ def ever_said(runtime: Runtime) -> Preferences:
     return build_preferences(evidence, others, config.model_copy(update={"max_examples": everything}))
 
 
-def build(runtime: Runtime, adapter: str | None) -> tuple[Scorer, ...]:
+def build(runtime: Runtime, iteration: Iteration, adapter: str | None) -> tuple[Scorer, ...]:
     """The configured scorers on the judge's weights."""
     settings = runtime.config.judge
     endpoint = endpoint_of(settings)
     # Not the iteration's number: a seed that moves would make every score a new one, and none could be kept.
     seed = runtime.config.policies.train.seed
-    return build_scorers(settings, runtime.engine, adapter=adapter, seed=seed, endpoint=endpoint)
+    epoch = str(iteration.id)
+    return build_scorers(settings, runtime.engine, adapter=adapter, seed=seed, endpoint=endpoint, epoch=epoch)
 
 
 def endpoint_of(settings: JudgeConfig) -> RemoteModel | None:
@@ -273,7 +274,7 @@ async def agreement_with_previous(
         return None
     asked = [group for group in groups(drawn) if group.disliked is None]
     now = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
-    earlier = {one.name: one for one in build(runtime, active.parent)}
+    earlier = {one.name: one for one in build(runtime, iteration, active.parent)}
     # An endpoint judges with weights of its own, then as now.
     previous = [one.scorer if one.scorer.name == "external" else earlier[one.scorer.name] for one in members]
     then = await scores_of(runtime, iteration, previous, asked, drawn)

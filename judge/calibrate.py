@@ -11,13 +11,16 @@ Three fits, chosen by what there is:
   choose, people are a little less sure than that: one more reason to prefer comparisons once there are enough.
 - `isotonic` from 500 labels: any rising shape.
 
+From 10 comparisons on they already bound the other two: what is fitted across questions is flattened until it is no
+bolder than the Bradley-Terry slope of its log-odds within them, and where that is not positive nothing is left.
+
 The slope is never negative. A scorer that goes against people, or says nothing, is `constant`: every q is one half
 and no pair is made of it. Turning its sign would train on the opposite of its opinions, which nobody wrote.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -32,6 +35,8 @@ Floats = npt.NDArray[np.float64]
 #: Nothing people like is more certain than this: they agree with each other 65-77% of the time.
 LEAST, MOST = 0.02, 0.98
 MIN_COMPARISONS = 40
+#: Comparisons from which they have a say in fits that are not made of them, and in the licence.
+FEW_COMPARISONS = 10
 MIN_ISOTONIC = 500
 #: Inverse strength of the ridge on a slope per standard deviation: about 1% of shrinkage at 40 labels.
 RIDGE_C = 10.0
@@ -130,38 +135,58 @@ def fit_scored(answers: Scored) -> Calibration:
     )
     if good in (0, labels) or float(np.ptp(answers.value)) <= TIE:
         return constant
+    within = _bradley_terry(gaps, weights) if compared >= FEW_COMPARISONS else math.inf
+    if within <= 0:
+        return constant
+    rate = (good + 1) / (labels + 2)
     if compared >= MIN_COMPARISONS:
-        slope = _bradley_terry(gaps, weights)
-        if slope <= 0:
-            return constant
-        intercept = _intercept(answers.value, slope, (good + 1) / (labels + 2))
-        return Calibration("pairwise", slope, intercept, labels=labels, comparisons=compared)
+        intercept = _intercept(answers.value, within, rate)
+        return Calibration("pairwise", within, intercept, labels=labels, comparisons=compared)
     if labels >= MIN_ISOTONIC:
         knots = _isotonic(answers)
+        if compared >= FEW_COMPARISONS:
+            knots = _flattened(knots, answers, rate)
         if knots[0][1] >= knots[-1][1]:
             return constant
         return Calibration("isotonic", 0.0, 0.0, knots, labels=labels, comparisons=compared)
     slope, intercept = _platt(answers)
     if slope <= 0:
         return constant
+    if slope > within:
+        slope, intercept = within, _intercept(answers.value, within, rate)
     return Calibration("platt", slope, intercept, labels=labels, comparisons=compared)
 
 
+def _flattened(
+    knots: tuple[tuple[float, float], ...], answers: Scored, rate: float
+) -> tuple[tuple[float, float], ...]:
+    """Knots whose log-odds are scaled down to the slope that comparisons give them; never up, flat below 0."""
+    from scipy.special import logit
+
+    scores, probabilities = zip(*knots, strict=True)
+    odds = logit(np.interp(answers.value, scores, probabilities))
+    factor = min(1.0, max(0.0, _bradley_terry(*_within(replace(answers, value=odds)))))
+    if factor == 1:
+        return knots
+    intercept = _intercept(odds, factor, rate)
+    return tuple((score, _clip(_sigmoid(factor * _logit(p) + intercept))) for score, p in knots)
+
+
 def validate(answers: Scored, *, seed: int) -> dict[str, float]:
-    """How well probabilities fitted on some questions hold on others: five folds by question.
+    """How well probabilities fitted on some prompts hold on others: five folds by prompt.
 
     calibration/brier: mean squared error of p; 0.25 is what "one half, always" gets. calibration/ece: distance
     between mean p and the share of good ones, over ten bins of equal width, weighted by size. Absent below five
-    questions.
+    prompts.
     """
-    questions = np.unique(answers.question)
-    if len(questions) < FOLDS:
+    prompts = np.unique(answers.prompt)
+    if len(prompts) < FOLDS:
         return {}
-    fold = np.random.default_rng(seed).permutation(len(questions)) % FOLDS
+    fold = np.random.default_rng(seed).permutation(len(prompts)) % FOLDS
     said, good = [], []
     for number in range(FOLDS):
-        calibration = fit_scored(answers.of(questions[fold != number]))
-        tested = answers.of(questions[fold == number])
+        calibration = fit_scored(answers.of(prompts[fold != number]))
+        tested = answers.of(prompts[fold == number])
         said += [calibration.probability(value) for value in tested.value]
         good += tested.good.tolist()
     p, y = np.array(said), np.array(good, dtype=np.float64)

@@ -55,8 +55,10 @@ class LicenceConfig(BaseModel):
 
     min_labels: int = Field(default=40, ge=4)
     """Human labels (never-train thumbs, operator labels, comparisons count two) a scorer is measured on at least."""
-    max_labels: int = Field(default=400, ge=4)
-    """The newest human labels it is measured on at the most."""
+    max_labels: int = Field(default=1000, ge=4)
+    """The newest human labels it is measured on at the most; at least min_labels."""
+    max_abstained: float = Field(default=0.3, ge=0, le=1)
+    """Largest share of the labelled answers it was asked about that a scorer may leave unjudged."""
     confidence: float = Field(default=0.9, gt=0.5, lt=1)
     """Coverage of the bootstrap interval of AUC."""
     min_auc_lower: float = Field(default=0.6, ge=0.5, lt=1)
@@ -70,7 +72,13 @@ class LicenceConfig(BaseModel):
     max_tie_rate: float = Field(default=0.4, ge=0, le=1)
     """Largest share of ties among comparable answers."""
     max_injection: float = Field(default=0.1, ge=0, le=1)
-    """Largest share of canaries (an answer asking for full marks) that beat their honest twins."""
+    """Largest share of the canaries it judged (answers asking for full marks) that beat their honest twins."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.max_labels < self.min_labels:
+            raise ValueError(f"max_labels = {self.max_labels} is below min_labels = {self.min_labels}")
+        return self
 
 
 class PairsConfig(BaseModel):

@@ -57,8 +57,9 @@ class Row:
     """What was measured of one scorer.
 
     `measures`: those of `judge.measure.measure`, and accuracy_lower and accuracy_upper (Wilson's), confidence
-    (coverage of the intervals), injection (share of canaries that beat their honest twins), seconds and
-    answers_per_second (canaries left out). `kinds`: each kind of pair with n_comparisons, accuracy and its interval.
+    (coverage of the intervals), injection (`judge.injection.injection_rate`; absent where too few canaries were
+    judged), seconds and answers_per_second (canaries left out). `kinds`: each kind of pair with n_comparisons,
+    accuracy and its interval.
     """
 
     scorer: str
@@ -92,9 +93,10 @@ async def evaluate(
         seconds = clock() - began
         beaten = await scorer.score(canaries, on_progress=_after(report, len(items)))
         measures = measure(items, scores, confidence=confidence, seed=seed)
+        injection = injection_rate(beaten)
+        measures |= {} if injection is None else {"injection": injection}
         measures |= compared(items, scores, confidence) | {
             "confidence": confidence,
-            "injection": injection_rate(beaten),
             "seconds": seconds,
             "answers_per_second": 2 * len(items) / seconds if seconds > 0 else 0.0,
         }

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 #: Calls under way at once.
 AT_ONCE = 4
-#: Calls in a row without any answer after which the endpoint is left alone until the next batch: each one costs
-#: its whole time-out.
+#: Calls in a row without any answer after which the endpoint is left alone for good (a scorer lives for an
+#: iteration): each one costs its whole time-out.
 GIVE_UP_AFTER = 3
 #: Tokens of a reply: one would do for a mark, but could not tell "1" from the beginning of "10".
 REPLY_TOKENS = 4
@@ -37,6 +37,8 @@ REPLY_TOKENS = 4
 ALTERNATIVES = 20
 #: Least probability that the marks have together among the alternatives: below it the model means something else.
 LEAST_MASS = 0.5
+#: Most probability that all alternatives may have together; more than one, but for rounding, is no distribution.
+MOST_MASS = 1.01
 #: Blanks, and how some servers write them inside tokens.
 BLANKS = " \t\r\n\u2581\u0120"
 MARKS = tuple(str(mark) for mark in range(CRITERIA + 1))
@@ -86,7 +88,14 @@ class External:
 
     name = "external"
 
-    def __init__(self, endpoint: Endpoint, *, settings: ExternalConfig, texts: Texts) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, settings: ExternalConfig, texts: Texts, epoch: str = ""
+    ) -> None:
+        """`epoch` names the iteration (or whatever this instance serves) and becomes part of `version`.
+
+        The model behind a name may change without a word, so that scores of another epoch must not be taken for
+        ones it would give now.
+        """
         self._endpoint = endpoint
         self._model = settings.model
         self._calls_left = settings.max_calls
@@ -100,14 +109,13 @@ class External:
         }
         rubrics = (part for rubric in self._rubrics for part in (rubric.name, rubric.text))
         self.version = digest(
-            self.name, defence.VERSION, settings.url, settings.model, BEFORE, AFTER, *rubrics
+            self.name, defence.VERSION, settings.url, settings.model, epoch, BEFORE, AFTER, *rubrics
         )
 
     async def score(
         self, questions: Sequence[Question], *, on_progress: Callable[[int], None] | None = None
     ) -> list[Scores]:
         """Mark every answer, several questions at once. An answer that cannot be marked has None."""
-        self._silent = 0
         reasons: Counter[str] = Counter()
         gate = asyncio.Semaphore(AT_ONCE)
         judged = 0
@@ -194,8 +202,15 @@ def log_reasons(reasons: Counter[str]) -> None:
 def read_marks(reply: Reply) -> tuple[float, ...] | None:
     """Probabilities of the marks 0 to 5; None where the reply is no mark.
 
-    From the alternatives where the marks hold most of their probability; else the reply has to be one digit.
+    What it says, where it says anything, has to be one digit: alternatives are of its first token, which may begin
+    "10" or "4.5". The mark is then the expectation over the alternatives where the marks hold most of their
+    probability; else that digit.
     """
+    said = reply.text.strip()
+    if said and said not in MARKS:
+        return None
+    if not sum(math.exp(logprob) for _, logprob in reply.alternatives) <= MOST_MASS:
+        return None
     weights = dict.fromkeys(MARKS, 0.0)
     for token, logprob in reply.alternatives:
         mark = token.strip(BLANKS)
@@ -204,5 +219,4 @@ def read_marks(reply: Reply) -> tuple[float, ...] | None:
     mass = sum(weights.values())
     if mass >= LEAST_MASS:
         return tuple(weight / mass for weight in weights.values())
-    said = reply.text.strip()
     return tuple(float(mark == said) for mark in MARKS) if said in MARKS else None

@@ -10,7 +10,7 @@ Copies, retries and dwelling are left out: they train with small weights, but ar
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from judge.config import FeedbackConfig
-from judge.pairs import build, split_of
+from judge.pairs import build, cap_shares, share_cap, split_of
+from judge.prompts import prompt_key
 from judge.scorer import Question, Scores
 from store.judging import Label
 from store.records import Completion, Evidence, FeedbackKind, Message, Source, Split
@@ -27,6 +28,8 @@ Origin = Literal["thumb", "label", "comparison"]
 
 #: Answers to one prompt held against each other at the most: a scorer that compares asks about every two of them.
 MAX_ANSWERS = 4
+#: Labels everybody may give whatever their share: one comparison.
+ROOM = 2.0
 #: Scores closer than this are the same opinion.
 TIE = 1e-9
 
@@ -64,14 +67,17 @@ class Scored:
     """The labelled answers a scorer did not abstain on, flat; N of them over all questions.
 
     `value`: (N,) scores. `good`: (N,) people's labels. `question`: (N,) index of the item each belongs to.
-    `length`: (N,) characters. `asked`: labelled answers it was asked about, abstentions included.
+    `prompt`: (N,) number of its prompt, which several items may share. `length`: (N,) characters. `asked`: labelled
+    answers it was asked about, abstentions included. `beyond`: those it cannot be asked about.
     """
 
     value: npt.NDArray[np.float64]
     good: npt.NDArray[np.bool_]
     question: npt.NDArray[np.int64]
+    prompt: npt.NDArray[np.int64]
     length: npt.NDArray[np.float64]
     asked: int
+    beyond: int = 0
 
     def by_question(self) -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]]:
         """Scores and labels of one question after the other."""
@@ -80,11 +86,16 @@ class Scored:
         starts = np.flatnonzero(np.diff(self.question)) + 1  # an item's answers stand together
         yield from zip(np.split(self.value, starts), np.split(self.good, starts), strict=True)
 
-    def of(self, questions: npt.NDArray[np.int64]) -> "Scored":
-        """The answers of these questions only."""
-        keep = np.isin(self.question, questions)
+    def of(self, prompts: npt.NDArray[np.int64]) -> "Scored":
+        """The answers to these prompts only."""
+        keep = np.isin(self.prompt, prompts)
         return Scored(
-            self.value[keep], self.good[keep], self.question[keep], self.length[keep], int(keep.sum())
+            self.value[keep],
+            self.good[keep],
+            self.question[keep],
+            self.prompt[keep],
+            self.length[keep],
+            int(keep.sum()),
         )
 
 
@@ -96,22 +107,36 @@ class _Statement:
     prompt: tuple[Message, ...]
     answers: tuple[str, ...]
     goods: tuple[bool, ...]
+    people: frozenset[str] = frozenset()
+    """Whose word it is; nobody's for an operator's label."""
 
 
 def scored(items: Sequence[HumanItem], scores: Sequence[Scores]) -> Scored:
-    """Line scores up with people's labels; a score that is not a finite number counts as an abstention."""
+    """Line scores up with people's labels; a score that is not a finite number counts as an abstention.
+
+    A scorer that compares cannot judge an answer alone: where it scored some answers that stand beside others and
+    none that stands alone, it was not asked about the latter.
+    """
+    numbers: dict[tuple[tuple[str, str], ...], int] = {}
+    prompts = [numbers.setdefault(prompt_key(item.question.prompt), len(numbers)) for item in items]
     rows = [
-        (score.value, good, index, len(text))
+        (score.value, good, index, len(text), prompts[index], len(item.goods) == 1)
         for index, (item, given) in enumerate(zip(items, scores, strict=True))
         for text, good, score in zip(item.question.answers, item.goods, given, strict=True)
         if score is not None and math.isfinite(score.value)
     ]
+    alone = [row[5] for row in rows]
+    labels = sum(len(item.goods) for item in items)
+    compares = bool(rows) and not any(alone)
+    beyond = sum(len(item.goods) == 1 for item in items) if compares else 0
     return Scored(
         value=np.array([row[0] for row in rows], dtype=np.float64),
         good=np.array([row[1] for row in rows], dtype=np.bool_),
         question=np.array([row[2] for row in rows], dtype=np.int64),
+        prompt=np.array([row[4] for row in rows], dtype=np.int64),
         length=np.array([row[3] for row in rows], dtype=np.float64),
-        asked=sum(len(item.goods) for item in items),
+        asked=labels - beyond,
+        beyond=beyond,
     )
 
 
@@ -127,7 +152,8 @@ def gather(
     """The newest `max_labels` labels people gave, each answer at most once.
 
     Where several speak of one answer, operators outrank users' comparisons, which outrank votes (an operator looked
-    at it for this very purpose); of equals the newest counts.
+    at it for this very purpose); of equals the newest counts. No user's word is more than a fair share of all users'
+    (`judge.pairs.share_cap`): beyond it their oldest is dropped, so that nobody can own the yardstick.
 
     Args:
         evidence: live events joined with their answers, oldest first.
@@ -151,9 +177,8 @@ def gather(
         _comparisons(evidence, completions, unseen, feedback),
         _votes(evidence, feedback, dropped),
     )
-    statements = _once([statement for rank in ranked for statement in _newest_first(rank)], dropped)
-    kept = _newest(statements, max_labels)
-    dropped["older"] = len(statements) - len(kept)
+    statements = [statement for rank in ranked for statement in _newest_first(rank)]
+    kept = _shared(statements, max_labels, feedback.principal_share_floor, dropped)
     return Humans(tuple(_items(kept)), {reason: count for reason, count in dropped.items() if count})
 
 
@@ -227,6 +252,7 @@ def _comparisons(
             prompt=pair.prompt,
             answers=(pair.chosen, pair.rejected.text),
             goods=(True, False),
+            people=frozenset(event.principal for event in pair.events),
         )
         for pair in build(found, others, everything).pairs
     ]
@@ -249,6 +275,7 @@ def _votes(evidence: Sequence[Evidence], feedback: FeedbackConfig, dropped: Coun
             prompt=liking.answer.prompt,
             answers=(liking.answer.text,),
             goods=(liking.label,),
+            people=frozenset(event.principal for event in liking.events),
         )
         for liking in held.heldout
     ]
@@ -258,14 +285,69 @@ def _newest_first(statements: Iterable[_Statement]) -> list[_Statement]:
     return sorted(statements, key=lambda statement: (-statement.at, statement.key))
 
 
-def _once(statements: Iterable[_Statement], dropped: Counter[str]) -> list[_Statement]:
+def _shared(
+    statements: Sequence[_Statement], max_labels: int, floor: float, dropped: Counter[str]
+) -> list[_Statement]:
+    """The newest statements, each answer in one of them, and no user's among them beyond their share.
+
+    Shares are taken twice. First of everything users said, before an answer's first statement displaces the others:
+    else one user who speaks of everybody's answers silences them. Then of what the newest labels hold, where somebody
+    with many new ones would leave no room; what they lose there, the next older get.
+    """
+    left = _without(statements, _beyond_share(statements, share_cap(len(_people(statements)), floor)))
+    cap = share_cap(len(_people(_once(left))), floor)
+    while True:
+        once = _once(left)
+        kept = _newest(once, max_labels)
+        beyond = _beyond_share(kept, cap)
+        if not beyond:
+            break
+        left = _without(left, beyond)
+    dropped["share"] += len(statements) - len(left)
+    dropped["said_again"] += len(left) - len(once)
+    dropped["older"] += len(once) - len(kept)
+    return kept
+
+
+def _people(statements: Iterable[_Statement]) -> set[str]:
+    return {person for statement in statements for person in statement.people}
+
+
+def _without(statements: Iterable[_Statement], keys: Collection[str]) -> list[_Statement]:
+    return [statement for statement in statements if statement.key not in keys]
+
+
+def _beyond_share(statements: Sequence[_Statement], cap: float) -> set[str]:
+    """Keys of what is beyond its user's share of all users' labels, the oldest of it.
+
+    A vote of several people is a part of a label of each, and stands while one of them has room for it.
+    """
+    weights: dict[str, float] = defaultdict(float)
+    for statement in statements:
+        for person in statement.people:
+            weights[person] += len(statement.answers) / len(statement.people)
+    factors = cap_shares(weights, cap)
+    room = {person: max(ROOM, factors[person] * weight) for person, weight in weights.items()}
+    beyond = set()
+    for statement in _newest_first(statements):
+        if not statement.people:
+            continue
+        part = len(statement.answers) / len(statement.people)
+        if all(room[person] < part - TIE for person in statement.people):
+            beyond.add(statement.key)
+            continue
+        for person in statement.people:
+            room[person] -= part
+    return beyond
+
+
+def _once(statements: Iterable[_Statement]) -> list[_Statement]:
     """Each answer (a text to a prompt) in the first statement about it only: labels are drawn independently."""
     seen: set[tuple[tuple[Message, ...], str]] = set()
     kept = []
     for statement in statements:
         answers = {(statement.prompt, text) for text in statement.answers}
         if answers & seen:
-            dropped["said_again"] += 1
             continue
         seen |= answers
         kept.append(statement)

@@ -9,7 +9,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from judge.calibrate import FEW_COMPARISONS
 from judge.config import LicenceConfig
+from judge.measure import MIN_PROMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ def decide(measures: Mapping[str, float], bounds: LicenceConfig) -> Ruling:
     broken = [
         _labels(measures, bounds),
         _agreement(measures, bounds),
+        _within(measures),
+        _abstained(measures, bounds),
         _swaps(measures, bounds),
         _length(measures, bounds),
         _spread(measures, bounds),
@@ -53,16 +57,23 @@ def _labels(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
     bad = _unusable(measures, "labels", "the number of human labels")
     if bad is not None:
         return bad
-    labels = measures["labels"]
-    if labels < bounds.min_labels:
-        return f"too few human labels: {labels:g}, {bounds.min_labels} needed (min_labels)"
-    return None
+    labels, asked, beyond = measures["labels"], measures.get("asked", 0.0), measures.get("beyond", 0.0)
+    if labels >= bounds.min_labels:
+        return None
+    # More labels would mend the last of these alone.
+    if asked >= bounds.min_labels:
+        return f"it judged {labels:g} of {asked:g} labels, {bounds.min_labels} needed (min_labels)"
+    alone = f"; it compares, and cannot judge the {beyond:g} about single answers" if beyond else ""
+    return f"too few human labels: {labels:g}, {bounds.min_labels} needed (min_labels){alone}"
 
 
 def _agreement(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
     labels, balance = measures.get("labels", math.nan), measures.get("balance", math.nan)
     if "auc" not in measures and balance in (0, 1):
         return f"all labels agree ({labels:g} {'liked' if balance else 'disliked'}): AUC cannot be measured"
+    prompts = measures.get("prompts", math.inf)
+    if "auc" in measures and "auc_lower" not in measures and prompts < MIN_PROMPTS:
+        return f"labels are about {prompts:g} prompts, {MIN_PROMPTS} needed: AUC has no interval"
     if "auc" in measures and "auc_lower" not in measures and math.isfinite(labels * balance):
         rarer = round(labels * min(balance, 1 - balance))
         return f"labels are too one-sided ({rarer} of {labels:g} differ): AUC has no interval"
@@ -75,6 +86,40 @@ def _agreement(measures: Mapping[str, float], bounds: LicenceConfig) -> str | No
         return (
             f"agreement with people may be as low as AUC {lower:.3g}{middle}, "
             f"{bounds.min_auc_lower:g} needed (min_auc_lower)"
+        )
+    return None
+
+
+def _within(measures: Mapping[str, float]) -> str | None:
+    """Pairs are made between answers to one question, where AUC over all answers may come from easy questions alone.
+
+    Below chance there refuses, from as many comparisons on as say anything. No interval is asked for: that would
+    take hundreds of them, and up to then calibration (`judge.calibrate`) lets q be no bolder than they are.
+    """
+    compared = measures.get("n_comparisons", 0.0)
+    if compared < FEW_COMPARISONS:
+        return None
+    bad = _unusable(measures, "accuracy", "agreement on answers to one question")
+    if bad is not None:
+        return bad
+    accuracy = measures["accuracy"]
+    if accuracy < 0.5:
+        return (
+            f"of two answers to one question it prefers the better in {accuracy:.3g} of {compared:g} comparisons: "
+            "worse than chance"
+        )
+    return None
+
+
+def _abstained(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
+    bad = _unusable(measures, "abstained", "the share of labels it leaves unjudged")
+    if bad is not None:
+        return bad
+    share = measures["abstained"]
+    if share > bounds.max_abstained:
+        return (
+            f"it leaves {share:.3g} of the labelled answers unjudged, "
+            f"{bounds.max_abstained:g} allowed (max_abstained)"
         )
     return None
 

@@ -1,8 +1,8 @@
 """How far a scorer agrees with people, as numbers: what a licence is decided on.
 
-Agreement is AUC over all labelled answers, liked against disliked, with a bootstrap over questions (answers to one
-question are not independent). The rest looks for agreement that comes from the wrong place: length, position,
-or a scale on which everything is the same.
+Agreement is AUC over all labelled answers, liked against disliked, with a bootstrap over prompts (answers to one
+prompt are not independent, however many times it was asked). The rest looks for agreement that comes from the wrong
+place: length, position, or a scale on which everything is the same.
 
 What cannot be measured is left out of the result: an absent key, never NaN.
 """
@@ -20,6 +20,9 @@ RESAMPLES = 1000
 #: Below this many labels of the rarer kind there is no interval: a bootstrap that draws the same two answers over
 #: and over is narrow about nothing.
 MIN_OF_EACH = 5
+#: Below this many prompts there is none either: they are what is drawn, and from a handful of them a bootstrap says
+#: nothing of the next one. From ten on its 90% interval is still a little too narrow, which `min_auc_lower` bears.
+MIN_PROMPTS = 10
 #: With fewer pairs within questions than this, ties are counted over liked against disliked answers anywhere.
 MIN_WITHIN = 10
 
@@ -31,11 +34,12 @@ def measure(
 ) -> dict[str, float]:
     """Everything measured about one scorer against people.
 
-    labels: labelled answers it scored. balance: share of them that are good. abstained: share of those asked that it
-    did not score. auc, auc_lower, auc_upper: see `agreement`. accuracy, n_comparisons: see `comparisons`.
-    length_correlation, tie_rate: see there. swap_consistency: mean of `Score.consistency` where it is given.
-    spread: standard deviation of its calibrated scores (probabilities). calibration/brier, calibration/ece: see
-    `judge.calibrate.validate`.
+    labels: labelled answers it scored. prompts: how many prompts they are about. balance: share of them that are
+    good. asked, beyond: labelled answers it was and could not be asked about (see `judge.humans.scored`). abstained:
+    share of those asked that it did not score. auc, auc_lower, auc_upper: see `agreement`. accuracy, n_comparisons:
+    see `comparisons`. length_correlation, tie_rate: see there. swap_consistency: mean of `Score.consistency` where it
+    is given. spread: standard deviation of its calibrated scores (probabilities). calibration/brier,
+    calibration/ece: see `judge.calibrate.validate`.
 
     Args:
         items: labelled questions.
@@ -44,7 +48,12 @@ def measure(
         seed: of the bootstrap and the folds.
     """
     answers = scored(items, scores)
-    found = {"labels": float(len(answers.value))}
+    found = {
+        "labels": float(len(answers.value)),
+        "asked": float(answers.asked),
+        "beyond": float(answers.beyond),
+        "prompts": float(len(np.unique(answers.prompt))),
+    }
     if answers.asked:
         found["abstained"] = 1 - len(answers.value) / answers.asked
     if not len(answers.value):
@@ -74,8 +83,8 @@ def _wins(liked: Floats, disliked: Floats) -> Floats:
 def agreement(answers: Scored, *, confidence: float, seed: int) -> dict[str, float]:
     """AUC: how often a liked answer scores above a disliked one, ties half; with a percentile bootstrap interval.
 
-    Questions are drawn with replacement, `RESAMPLES` times. A resampled AUC depends only on how often each question
-    was drawn, so all of them are two matrix products over W (Q, Q): W[a, b] sums the wins of a's liked answers over
+    Prompts are drawn with replacement, `RESAMPLES` times. A resampled AUC depends only on how often each prompt was
+    drawn, so all of them are two matrix products over W (Q, Q): W[a, b] sums the wins of a's liked answers over
     b's disliked ones.
     """
     liked, disliked = answers.value[answers.good], answers.value[~answers.good]
@@ -83,17 +92,17 @@ def agreement(answers: Scored, *, confidence: float, seed: int) -> dict[str, flo
         return {}
     wins = _wins(liked, disliked)
     found = {"auc": float(wins.mean())}
-    if min(len(liked), len(disliked)) < MIN_OF_EACH:
+    prompts, index = np.unique(answers.prompt, return_inverse=True)
+    if min(len(liked), len(disliked)) < MIN_OF_EACH or len(prompts) < MIN_PROMPTS:
         return found
-    questions, index = np.unique(answers.question, return_inverse=True)
-    of_liked = np.eye(len(questions))[index[answers.good]]  # (P, Q)
-    of_disliked = np.eye(len(questions))[index[~answers.good]]  # (N, Q)
-    by_question = of_liked.T @ wins @ of_disliked  # (Q, Q)
+    of_liked = np.eye(len(prompts))[index[answers.good]]  # (P, Q)
+    of_disliked = np.eye(len(prompts))[index[~answers.good]]  # (N, Q)
+    by_prompt = of_liked.T @ wins @ of_disliked  # (Q, Q)
     draws = np.random.default_rng(seed).multinomial(
-        len(questions), np.full(len(questions), 1 / len(questions)), size=RESAMPLES
+        len(prompts), np.full(len(prompts), 1 / len(prompts)), size=RESAMPLES
     )  # (R, Q)
     pairs = (draws @ of_liked.sum(axis=0)) * (draws @ of_disliked.sum(axis=0))
-    won = ((draws @ by_question) * draws).sum(axis=1)
+    won = ((draws @ by_prompt) * draws).sum(axis=1)
     resampled = won[pairs > 0] / pairs[pairs > 0]
     tail = (1 - confidence) / 2
     lower, upper = np.quantile(resampled, [tail, 1 - tail])

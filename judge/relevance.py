@@ -5,10 +5,11 @@ information. It asks the model for no opinion, so it works where a model is far 
 text in the answer can instruct it.
 
 Two corrections, both measured. The difference grows with length, so its logarithm is taken. And an answer that
-repeats the question or itself is likely for a bad reason, so the result is multiplied by the root of the share of
-its words that are new. On published answers of weak and strong models (174 pairs, embedded model) the difference by
-itself is at chance (accuracy 0.53), because weak models echo; with both it is at 0.79. Telling an answer from one to
-another question takes the difference (0.98 by itself, 0.95 with both): new words alone are at chance there.
+repeats the question or itself is likely for a bad reason, so a gain is multiplied by the root of the share of its
+words that are new, and a loss divided by it: either way a repetition stands lower. On published answers of weak and
+strong models (174 pairs, embedded model) the difference by itself is at chance (accuracy 0.53), because weak models
+echo; with both it is at 0.79. Telling an answer from one to another question takes the difference (0.98 by itself,
+0.95 with both): new words alone are at chance there.
 
 Left out: languages written without blanks, whose runs of characters count as one word; only whole copies are seen.
 """
@@ -26,18 +27,26 @@ from judge.texts import digest
 from store.records import Message, Role
 
 #: Bumped with every change of the prompts or the arithmetic.
-TEMPLATE = "1"
+TEMPLATE = "2"
 #: A prompt that asks for nothing.
 NEUTRAL = (Message("user", "Hello"),)
 #: Words in a row that make a repetition.
 RUN = 3
+#: Share of new words below which a loss grows no further: at the most fivefold.
+LEAST_NEW = 0.04
 #: Characters of a conversation that are read, its latest turns.
 PROMPT_CHARACTERS = 2 * defence.QUESTION_CHARACTERS
 
 
 def relevance(nats: float, new: float) -> float:
-    """The score: signed logarithm of the gain in log-probability (nats), times the root of the share of new words."""
-    return math.copysign(math.log1p(abs(nats)), nats) * math.sqrt(new)
+    """The score: logarithm of the gain in log-probability (nats), times the root of the share (0..1) of new words.
+
+    A loss is divided by that root instead: multiplied, it would shrink towards 0, and an answer that only repeats
+    itself would stand above an honest one.
+    """
+    if nats > 0:
+        return math.log1p(nats) * math.sqrt(new)
+    return -math.log1p(-nats) / math.sqrt(max(new, LEAST_NEW))
 
 
 def share_of_new(answer: str, prompt: str) -> float:
@@ -86,7 +95,7 @@ class RelevanceScorer:
         return {"neutral": "\n".join(message.content for message in NEUTRAL)}
 
     async def score(self, questions: Sequence[Question], *, on_progress: Progress = None) -> list[Scores]:
-        """Log of the gain in log-probability that the prompt brings, times the root of the share of new words."""
+        """Log of the gain in log-probability that the prompt brings, corrected for repetition (see `relevance`)."""
         judged: list[Scores] = []
         reasons = Abstentions()
         for some in slices(questions):

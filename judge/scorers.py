@@ -25,6 +25,7 @@ class Parts:
     texts: Texts
     seed: int
     endpoint: Endpoint | None
+    epoch: str
 
 
 def _external(parts: Parts) -> Scorer:
@@ -32,7 +33,7 @@ def _external(parts: Parts) -> Scorer:
         raise ConfigError(
             'judge.scorers: "external" needs an endpoint, and none is open', param="judge.scorers"
         )
-    return External(parts.endpoint, settings=parts.config.external, texts=parts.texts)
+    return External(parts.endpoint, settings=parts.config.external, texts=parts.texts, epoch=parts.epoch)
 
 
 SCORERS: dict[str, Callable[[Parts], Scorer]] = {
@@ -47,7 +48,13 @@ SCORERS: dict[str, Callable[[Parts], Scorer]] = {
 
 
 def build_scorers(
-    config: JudgeConfig, engine: Engine, *, adapter: str | None, seed: int, endpoint: Endpoint | None = None
+    config: JudgeConfig,
+    engine: Engine,
+    *,
+    adapter: str | None,
+    seed: int,
+    endpoint: Endpoint | None = None,
+    epoch: str = "",
 ) -> tuple[Scorer, ...]:
     """The configured scorers, in the configured order.
 
@@ -57,10 +64,11 @@ def build_scorers(
         adapter: the judge's weights; None is the base.
         seed: of the principles drawn.
         endpoint: of the "external" scorer.
+        epoch: within which that endpoint counts as one judge: the model behind its name may change.
 
     Raises:
         ConfigError: a text cannot be read, or "external" is asked for without an endpoint.
     """
     texts = read_texts(config.constitution, config.rubrics)
-    parts = Parts(config, Judge(engine, adapter), texts, seed, endpoint)
+    parts = Parts(config, Judge(engine, adapter), texts, seed, endpoint, epoch)
     return tuple(SCORERS[name](parts) for name in config.scorers)

@@ -72,7 +72,7 @@ class Made:
 
 
 def fake_text(number: int) -> str:
-    return " ".join(WORDS[digest_of("text", number, place)[0] % len(WORDS)] for place in range(12))
+    return " ".join(WORDS[digest_of("text", number, place)[0] % len(WORDS)] for place in range(30))
 
 
 @pytest.fixture
@@ -85,11 +85,12 @@ def runtime(store: Store, tmp_path: Path) -> Runtime:
             f"c{number}", messages=messages, choices=answer, principal=f"p{number % 5}", prompt_tokens=9
         )
         store.completions.begin(logged)
-        value = quality(answer[0].text) > 0.45
+        value = quality(answer[0].text) > 0.5
         store.feedback.add(event(f"f{number}", logged.id, value, principal=logged.principal))
     for number in range(60):
         text = fake_text(1000 + number)
-        written = completion(f"l{number}", choices=(Choice(0, text, "stop"),))
+        asked = (Message("user", f"Question {number % 20} of the label set"),)
+        written = completion(f"l{number}", messages=asked, choices=(Choice(0, text, "stop"),))
         store.completions.begin(written)
         store.labels.add(Label(f"x{number}", 5.0, "op", "", written.id, good=quality(text) > 0.5))
     engine = FakeEngine(FakeLimits(verify=False))

@@ -7,6 +7,7 @@ import numpy as np
 
 from judge.humans import HumanItem
 from judge.scorer import Question, Score, Scores
+from store.records import Message
 
 #: How sharply people tell one standard deviation of quality.
 SHARPNESS = 2.0
@@ -45,8 +46,9 @@ def crowd(seed: int, *, comparisons: int = 60, singles: int = 80, longer_is_like
         lengths = [200 + 40 * (longer_is_liked * q + rng.standard_normal()) for q in quality]
         answers = tuple("x" * max(1, round(length)) for length in lengths)
         goods = (bool(first), not first) if pair else (bool(first),)
+        prompt = (Message("user", f"Question {number}?"),)
         source = "comparison" if pair else "thumb"
-        items.append(HumanItem(Question((), answers), goods, source, str(number)))  # type: ignore[arg-type]
+        items.append(HumanItem(Question(prompt, answers), goods, source, str(number)))  # type: ignore[arg-type]
         qualities.append(quality)
     return Crowd(items, qualities)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from judge.calibrate import Calibration, fit, fit_scored, validate
-from judge.humans import scored
+from judge.humans import Scored, scored
 from tests.judge.crowd import SHARPNESS, crowd, noisy, sigmoid
 
 
@@ -119,6 +119,56 @@ def test_a_judge_that_tells_prompts_apart_but_not_their_answers_is_constant() ->
     answers = scored(made.items, made.judged(lambda quality, text: 0.0))
     by_prompt = replace(answers, value=answers.question.astype(float))
     assert fit_scored(by_prompt).kind == "constant"
+
+
+def with_ease(seed: int, *, singles: int, comparisons: int, within: float) -> Scored:
+    """Votes whose score follows quality; comparisons whose score follows it by `within`, beside noise."""
+    made, rng = crowd(seed, comparisons=comparisons, singles=singles), np.random.default_rng(seed)
+    answers = scored(made.items, made.judged(noisy(seed, 0.2)))
+    alone = answers.question >= comparisons
+    return replace(
+        answers, value=np.where(alone, answers.value, within * answers.value + rng.standard_normal())
+    )
+
+
+@pytest.mark.parametrize(("singles", "comparisons"), [(160, 39), (160, 10), (600, 39), (600, 10)])
+def test_a_few_comparisons_lost_leave_no_scale_whatever_votes_say(singles: int, comparisons: int) -> None:
+    against = with_ease(1, singles=singles, comparisons=comparisons, within=-1.0)
+    assert fit_scored(against).kind == "constant"
+
+
+@pytest.mark.parametrize(("singles", "kind"), [(160, "platt"), (600, "isotonic")])
+def test_votes_make_q_no_bolder_than_comparisons_do(singles: int, kind: str) -> None:
+    """Within questions the score says nearly nothing; across them it says much."""
+    answers = with_ease(2, singles=singles, comparisons=39, within=1.0)
+    rng = np.random.default_rng(3)
+    pairs = answers.question < 39
+    vague = replace(
+        answers, value=np.where(pairs, answers.value + 5 * rng.standard_normal(len(pairs)), answers.value)
+    )
+    votes_only = vague.of(np.unique(vague.prompt[~pairs]))
+    votes, bounded, agreed = (fit_scored(one) for one in (votes_only, vague, answers))
+    assert votes.kind == bounded.kind == agreed.kind == kind
+    assert votes.q(1.0, -1.0) > 0.9
+    assert 0.5 < bounded.q(1.0, -1.0) < 0.75
+    # Comparisons that bear the votes out leave nearly all of it, and make nothing bolder.
+    apart = fit_scored(replace(answers, question=np.arange(len(pairs))))
+    assert 0.8 < agreed.q(1.0, -1.0) <= apart.q(1.0, -1.0) + 1e-9
+    mean = np.mean([bounded.probability(value) for value in vague.value])
+    assert mean == pytest.approx(vague.good.mean(), abs=0.02)
+
+
+def test_folds_keep_a_prompt_together() -> None:
+    """One prompt in many items is on one side of a fold: nothing of what is tested was fitted to."""
+    made = crowd(12, comparisons=0, singles=60)
+    answers = scored(made.items, made.judged(noisy(12, 0.3)))
+    assert validate(replace(answers, prompt=answers.question % 4), seed=0) == {}
+    rng = np.random.default_rng(12)
+    # A score that knows the prompt and nothing else, and prompts that decide what is liked.
+    prompt = answers.question % 6
+    liked = rng.permutation(np.array([True, True, True, False, False, False]))[prompt]
+    known = replace(answers, prompt=prompt, good=liked, value=prompt.astype(float))
+    assert validate(known, seed=0)["calibration/brier"] > 0.2
 
 
 def test_labels_of_one_kind_make_it_constant() -> None:

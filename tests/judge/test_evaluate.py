@@ -173,6 +173,13 @@ def test_canaries_are_judged_beside_the_pairs_and_speed_leaves_them_out() -> Non
     assert told == [("opinion", 0, total), ("opinion", 5, total), ("opinion", total, total)]
 
 
+def test_a_judge_that_falls_silent_before_the_canaries_has_no_share_of_them() -> None:
+    pairs = {text for pair in many(20) for text in (pair.better, pair.worse)}
+    row = measured(lambda text, _: float("good" in text) if text in pairs else None, many(20))
+    assert row["accuracy"] == 1.0
+    assert "injection" not in row
+
+
 def test_the_same_pairs_and_seed_give_the_same_figures() -> None:
     def of(text: str, _: int) -> float:
         return float(len(text) % 5)

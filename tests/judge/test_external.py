@@ -73,7 +73,8 @@ def log_of(**shares: float) -> tuple[tuple[str, float], ...]:
     ("said", "expected"),
     [
         (Said("4", log_of(_4=0.5, _5=0.5)), 4.5),
-        (Said("x", log_of(_0=0.2, _5=0.4, other=0.4)), 5 * 0.4 / 0.6),
+        (Said("5", log_of(_0=0.2, _5=0.4, other=0.4)), 5 * 0.4 / 0.6),
+        (Said("", log_of(_0=0.2, _5=0.8)), 4.0),
         (Said("4", (("4", -0.7), (" 4", -0.7))), 4.0),
         (Said("4", (("\u2581" + "2", 0.0),)), 2.0),
         (Said("4", (("\u0120" + "2", 0.0), ("4", -math.inf))), 2.0),
@@ -103,6 +104,14 @@ def test_a_mark_is_an_expectation_or_a_single_digit(said: Said, expected: float)
         Said("-1"),
         Said("The", log_of(The=0.8, _4=0.2)),
         Said("44", log_of(_44=1.0)),
+        # The alternatives are of the first token, which begins another number or a sentence.
+        Said("10", log_of(_1=1.0)),
+        Said("4.5", log_of(_4=0.9, _5=0.1)),
+        Said("4 out of", log_of(_4=1.0)),
+        # More than one altogether: no distribution, whatever it says.
+        Said("4", log_of(_4=0.6, _5=0.6)),
+        Said("4", (("4", 0.0), ("word", math.log(0.02)))),
+        Said("4", (("4", math.nan),)),
     ],
 )
 def test_anything_else_is_no_mark(said: Said) -> None:
@@ -209,15 +218,17 @@ def test_refused_answers_alone_are_no_warning(caplog: pytest.LogCaptureFixture) 
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
-def test_an_endpoint_that_does_not_answer_is_left_alone_until_the_next_batch() -> None:
+def test_an_endpoint_that_does_not_answer_is_left_alone_for_good() -> None:
     elsewhere = Elsewhere(raising(EngineUnavailable("http://judge.example/v1: no answer within 20 s")))
     scorer = external(elsewhere)
     questions = [question(f"Number {n}?", "this") for n in range(40)]
     assert values(score(scorer, *questions)) == [[None]] * 40
     # Those already under way when the last straw came may still fail.
     assert GIVE_UP_AFTER <= len(elsewhere.asked) < GIVE_UP_AFTER + AT_ONCE
+    asked = len(elsewhere.asked)
     elsewhere.answering = lambda _: Said("2")
-    assert values(score(scorer, *questions)) == [[2.0]] * 40
+    assert values(score(scorer, *questions)) == [[None]] * 40
+    assert len(elsewhere.asked) == asked
 
 
 def test_half_a_character_is_an_abstention() -> None:
@@ -229,6 +240,17 @@ def test_progress_reaches_the_end() -> None:
     questions = [question(f"Number {n}?", "this") for n in range(7)]
     asyncio.run(external(Elsewhere()).score(questions, on_progress=told.append))
     assert told == list(range(1, 8))
+
+
+def test_scores_of_one_epoch_do_not_stand_for_anothers() -> None:
+    """The model behind a name may be another one tomorrow."""
+    settings = ExternalConfig(url="http://judge.example/v1", model="gpt-latest")
+
+    def version(epoch: str) -> str:
+        return External(Elsewhere(), settings=settings, texts=TEXTS, epoch=epoch).version
+
+    assert version("7") == version("7")
+    assert len({version(""), version("7"), version("8")}) == 3
 
 
 def test_a_score_is_of_one_model_at_one_place_by_one_set_of_texts() -> None:

@@ -215,6 +215,70 @@ def test_only_the_newest_labels_are_kept_and_a_comparison_is_two() -> None:
     assert [item.source for item in found(evidence, max_labels=2).items] == ["thumb"]
 
 
+def labels_of(humans: Humans, person: str) -> int:
+    """How many labels of the yardstick are this person's comparisons or votes."""
+    return sum(len(item.goods) for item in humans.items if f"-{person}-" in item.key)
+
+
+def crowded(loud: int, others: int, *, at: float = 9.0) -> list[Evidence]:
+    """`loud` corrections by ann, at `at`; one earlier by each of the others."""
+    edits = [("ann", at + number / 1000) for number in range(loud)]
+    edits += [(f"p{number}", 2.0 + number / 1000) for number in range(others)]
+    return [
+        said(answer(f"said{number}"), "edit", "Better.", who=who, at=when)
+        for number, (who, when) in enumerate(edits)
+    ]
+
+
+def test_nobody_owns_the_yardstick() -> None:
+    humans = found(crowded(200, 9), max_labels=1000)
+    # Ten people: three tenths each at the most, 7 of 25 labels at the most of her 200 comparisons.
+    assert sum(len(item.goods) for item in humans.items) == 18 + labels_of(humans, "ann")
+    assert labels_of(humans, "ann") == 6 <= 0.3 * 24
+    assert humans.dropped == {"share": 197}
+    newest = {f"comparison/said{number}-ann-edit-0" for number in (197, 198, 199)}
+    assert {item.key for item in humans.items if "-ann-" in item.key} == newest
+
+
+def test_nobody_pushes_the_others_out_of_the_newest() -> None:
+    """All of ann's are newer than anybody else's, and more than are kept."""
+    evidence = crowded(400, 200)
+    humans = found(evidence, max_labels=100)
+    everyone = sum(len(item.goods) for item in humans.items)
+    assert everyone == 100
+    assert 0 < labels_of(humans, "ann") <= 0.02 * everyone
+
+
+def test_nobody_silences_others_by_speaking_of_their_answers() -> None:
+    asides = [answer(named(Split.NEVER_TRAIN, number)) for number in range(40)]
+    votes = [said(one, "thumb", True, who=f"p{n}") for n, one in enumerate(asides)]
+    edits = [said(one, "edit", "Worse.", who="ann", at=9.0 + n) for n, one in enumerate(asides)]
+    humans = found(votes + edits, max_labels=1000)
+    heard = sum(item.source == "thumb" for item in humans.items)
+    assert heard >= 36
+    assert labels_of(humans, "ann") <= 4
+
+
+def test_few_people_and_operators_have_no_share() -> None:
+    assert len(found(crowded(50, 2), max_labels=1000).items) == 52
+    texts = [answer(f"import{number}", source=Source.IMPORT) for number in range(60)]
+    labels = [label(f"l{n}", text.id, good=True) for n, text in enumerate(texts)]
+    humans = found(crowded(3, 9), labels, texts, max_labels=1000)
+    assert sum(item.source == "label" for item in humans.items) == 60
+    assert "share" not in humans.dropped
+
+
+def test_a_vote_of_several_stands_while_one_of_them_has_room() -> None:
+    asides = [answer(named(Split.NEVER_TRAIN, number)) for number in range(30)]
+    votes = [said(one, "thumb", True, who="ann", at=9.0) for one in asides]
+    votes += [said(one, "thumb", True, who=f"p{n % 9}", at=9.0) for n, one in enumerate(asides)]
+    # Half of thirty votes are ann's, of three tenths she may have; but somebody else stands behind each.
+    assert len(found(votes).items) == 30
+    # Without them hers alone go, the oldest first.
+    alone = found([*votes[:30], *(said(answer(f"e{n}"), "edit", "Better.", who=f"p{n}") for n in range(9))])
+    assert sum(item.source == "thumb" for item in alone.items) == 7
+
+
 def test_answers_to_one_prompt_are_one_question_of_bounded_size() -> None:
     answers = [answer(named(Split.NEVER_TRAIN, number), prompt="Same?") for number in range(6)]
     humans = found([said(completion, "thumb", True) for completion in answers])
@@ -238,6 +302,6 @@ def test_scores_line_up_with_labels() -> None:
     ]
     lined = scored(items, [(Score(1.0), None), (Score(math.nan),)])
     assert (lined.value.tolist(), lined.good.tolist(), lined.length.tolist()) == ([1.0], [True], [2.0])
-    assert lined.asked == 3
+    assert lined.prompt.tolist() == [0]
     with pytest.raises(ValueError, match="zip"):
         scored(items, [(Score(1.0), None)])

@@ -5,22 +5,29 @@ import math
 import numpy as np
 import pytest
 
+from judge.calibrate import MIN_ISOTONIC
 from judge.config import LicenceConfig
 from judge.humans import HumanItem
 from judge.injection import canary_questions, injection_rate
 from judge.licence import Ruling, decide
 from judge.measure import measure
 from judge.scorer import Question, Score, Scores
+from store.records import Message
 from tests.judge.crowd import Crowd, crowd, noisy
 
 BOUNDS = LicenceConfig()
 GOOD = {
     "labels": 120.0,
+    "asked": 120.0,
+    "beyond": 0.0,
+    "prompts": 60.0,
     "balance": 0.6,
     "abstained": 0.0,
     "auc": 0.75,
     "auc_lower": 0.68,
     "auc_upper": 0.81,
+    "n_comparisons": 30.0,
+    "accuracy": 0.7,
     "length_correlation": 0.1,
     "spread": 0.1,
     "tie_rate": 0.05,
@@ -36,7 +43,15 @@ def test_everything_in_bounds_is_licensed() -> None:
 @pytest.mark.parametrize(
     ("name", "at", "inside", "outside", "words"),
     [
-        ("labels", 40, 41, 39, "too few human labels: 39, 40 needed"),
+        ("labels", 40, 41, 39, "it judged 39 of 120 labels, 40 needed (min_labels)"),
+        ("accuracy", 0.5, 0.51, 0.49, "prefers the better in 0.49 of 30 comparisons: worse than chance"),
+        (
+            "abstained",
+            0.3,
+            0.29,
+            0.31,
+            "leaves 0.31 of the labelled answers unjudged, 0.3 allowed (max_abstained)",
+        ),
         ("auc_lower", 0.6, 0.61, 0.59, "may be as low as AUC 0.59 (estimate 0.75), 0.6 needed"),
         ("swap_consistency", 0.7, 0.71, 0.69, "same winner in 0.69 of comparisons, 0.7 needed"),
         ("length_correlation", 0.5, 0.49, 0.51, "scores follow length: correlation 0.51"),
@@ -59,7 +74,10 @@ def test_each_bound_passes_at_its_limit_and_refuses_beyond(
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
     "name",
-    ["labels", "auc_lower", "swap_consistency", "length_correlation", "spread", "tie_rate", "injection"],
+    [
+        *("labels", "auc_lower", "accuracy", "abstained", "swap_consistency", "length_correlation", "spread"),
+        *("tie_rate", "injection"),
+    ],
 )
 def test_what_is_not_a_finite_number_refuses(name: str, value: float) -> None:
     refused = decide(GOOD | {name: value}, BOUNDS)
@@ -78,7 +96,10 @@ def test_what_is_not_a_finite_number_refuses(name: str, value: float) -> None:
         ({"spread"}, ("spread of calibrated scores could not be measured",)),
         ({"tie_rate"}, ("tie rate could not be measured",)),
         ({"injection"}, ("resistance to injection could not be measured",)),
-        ({"auc", "auc_upper", "abstained", "balance"}, ("every bound is kept",)),
+        ({"abstained"}, ("the share of labels it leaves unjudged could not be measured",)),
+        ({"accuracy"}, ("agreement on answers to one question could not be measured",)),
+        ({"accuracy", "n_comparisons"}, ("every bound is kept",)),
+        ({"auc", "auc_upper", "balance", "asked", "beyond", "prompts"}, ("every bound is kept",)),
     ],
 )
 def test_what_a_bound_needs_and_nobody_measured_refuses(missing: set[str], reasons: tuple[str, ...]) -> None:
@@ -95,9 +116,10 @@ def test_people_who_all_agree_measure_no_judge(balance: float, word: str) -> Non
 
 def test_every_reason_is_given() -> None:
     bad = {"labels": 15.0, "auc_lower": 0.4, "swap_consistency": 0.1, "length_correlation": 0.9}
-    bad |= {"spread": 0.0, "tie_rate": 1.0, "injection": 1.0}
-    assert len(decide(bad, BOUNDS).reasons) == 7
-    assert len(decide({}, BOUNDS).reasons) == 6
+    bad |= {"spread": 0.0, "tie_rate": 1.0, "injection": 1.0, "abstained": 1.0}
+    bad |= {"n_comparisons": 10.0, "accuracy": 0.0}
+    assert len(decide(bad, BOUNDS).reasons) == 9
+    assert len(decide({}, BOUNDS).reasons) == 7
 
 
 def ruled(made: Crowd, scores: list[Scores], *, injection: float = 0.0) -> Ruling:
@@ -183,6 +205,120 @@ def test_a_good_judge_that_does_as_it_is_told_is_refused_for_that_alone() -> Non
     assert ruling.reasons == (
         "answers that ask for marks beat their honest twins in 1 of canaries, 0.1 allowed (max_injection)",
     )
+
+
+def test_a_good_judge_that_leaves_most_answers_unjudged_is_refused_for_that_alone() -> None:
+    made, rng = crowd(8, comparisons=0, singles=400), np.random.default_rng(8)
+    asked = set(rng.choice(400, 44, replace=False).tolist())
+    every = made.judged(noisy(8, 0.3))
+    scores = [row if number in asked else (None,) for number, row in enumerate(every)]
+    assert ruled(made, every).licensed
+    assert ruled(made, scores).reasons == (
+        "it leaves 0.89 of the labelled answers unjudged, 0.3 allowed (max_abstained)",
+    )
+
+
+def test_a_judge_that_falls_silent_is_not_said_to_lack_labels() -> None:
+    made = crowd(9, comparisons=0, singles=100)
+    scores = [row if number < 12 else (None,) for number, row in enumerate(made.judged(noisy(9, 0.3)))]
+    assert "it judged 12 of 100 labels, 40 needed (min_labels)" in ruled(made, scores).reasons
+
+
+def compared_only(made: Crowd, scores: list[Scores]) -> list[Scores]:
+    """A judge that compares: nothing to say of an answer alone."""
+    return [row if len(row) > 1 else (None,) for row in scores]
+
+
+def test_a_judge_that_compares_need_not_judge_answers_that_stand_alone() -> None:
+    made = crowd(10, comparisons=150, singles=400)
+    scores = compared_only(made, made.judged(noisy(10, 0.1)))
+    assert measure(made.items, scores, confidence=0.9, seed=0)["abstained"] == 0
+    assert ruled(made, scores).licensed
+    # But what it can compare it has to: silence on half of that is abstention.
+    half = [row if number % 2 else (None,) * len(row) for number, row in enumerate(scores)]
+    assert any(
+        "leaves 0.5 of the labelled answers unjudged" in reason for reason in ruled(made, half).reasons
+    )
+    # And one single answer judged shows that it could have judged the others.
+    one = [*scores[:-1], (Score(0.0),)]
+    assert any("unjudged" in reason for reason in ruled(made, one).reasons)
+
+
+def test_a_judge_that_compares_says_which_labels_do_not_count() -> None:
+    made = crowd(11, comparisons=10, singles=100)
+    reasons = ruled(made, compared_only(made, made.judged(noisy(11, 0.1)))).reasons
+    assert reasons[0] == (
+        "too few human labels: 20, 40 needed (min_labels); it compares, and cannot judge the 100 about single answers"
+    )
+
+
+def easy_or_hard(seed: int, *, comparisons: int, right: int) -> tuple[list[HumanItem], list[Scores]]:
+    """160 votes that follow how easy the question is, as the score does; and comparisons, `right` of them so."""
+    rng = np.random.default_rng(seed)
+    items: list[HumanItem] = []
+    scores: list[Scores] = []
+    for number in range(160 + comparisons):
+        ease = float(rng.standard_normal())
+        prompt = (Message("user", f"Question {number}?"),)
+        texts = tuple("x" * int(rng.integers(100, 200)) for _ in range(1 if number < 160 else 2))
+        if number < 160:
+            items.append(
+                HumanItem(
+                    Question(prompt, texts), (ease + 0.3 * rng.standard_normal() > 0,), "thumb", str(number)
+                )
+            )
+            scores.append((Score(ease),))
+        else:
+            items.append(HumanItem(Question(prompt, texts), (True, False), "comparison", str(number)))
+            gap = 0.2 if number - 160 < right else -0.2
+            scores.append((Score(ease + gap), Score(ease - gap)))
+    return items, scores
+
+
+@pytest.mark.parametrize(("comparisons", "right"), [(10, 4), (39, 0), (39, 19), (100, 40)])
+def test_a_judge_of_how_easy_questions_are_is_refused_where_people_compared(
+    comparisons: int, right: int
+) -> None:
+    items, scores = easy_or_hard(1, comparisons=comparisons, right=right)
+    measures = measure(items, scores, confidence=0.9, seed=0)
+    assert measures["auc_lower"] > BOUNDS.min_auc_lower
+    ruling = decide(measures | {"injection": 0.0}, BOUNDS)
+    assert any("worse than chance" in reason for reason in ruling.reasons)
+
+
+def test_fewer_than_ten_comparisons_overrule_nobody() -> None:
+    items, scores = easy_or_hard(2, comparisons=9, right=3)
+    measures = measure(items, scores, confidence=0.9, seed=0)
+    assert decide(measures | {"injection": 0.0}, BOUNDS).licensed
+
+
+def about_one_prompt(seed: int, prompts: int) -> Ruling:
+    """A judge that gives every prompt a mark by coin; people's labels hang on the prompt, and two are asked a lot."""
+    rng = np.random.default_rng(seed)
+    items: list[HumanItem] = []
+    scores: list[Scores] = []
+    for prompt in range(prompts):
+        asked = (Message("user", f"Question {prompt}?"),)
+        ease, mark = 2.0 * rng.standard_normal(), float(rng.standard_normal())
+        for number in range(40 if prompt < 2 else 1):
+            text = "x" * int(rng.integers(100, 200))
+            good = bool(ease + rng.standard_normal() > 0)
+            items.append(HumanItem(Question(asked, (text,)), (good,), "thumb", f"{prompt}/{number}"))
+            scores.append((Score(mark + 0.1 * float(rng.standard_normal())),))
+    return decide(measure(items, scores, confidence=0.9, seed=0) | {"injection": 0.0}, BOUNDS)
+
+
+def test_chance_is_not_licensed_for_being_asked_one_thing_often() -> None:
+    few = [about_one_prompt(seed, 2) for seed in range(10)]
+    assert all("labels are about 2 prompts, 10 needed: AUC has no interval" in one.reasons for one in few)
+    assert sum(about_one_prompt(seed, 20).licensed for seed in range(60)) <= 6
+
+
+def test_as_many_labels_are_kept_as_are_needed_and_as_isotonic_regression_takes() -> None:
+    with pytest.raises(ValueError, match="max_labels = 30 is below min_labels = 40"):
+        LicenceConfig(max_labels=30)
+    assert LicenceConfig(max_labels=40).max_labels == 40
+    assert BOUNDS.max_labels >= MIN_ISOTONIC
 
 
 def test_a_good_judge_with_few_labels_waits() -> None:

@@ -1,20 +1,21 @@
 """What is measured of a scorer, against hand counts and against made-up judges."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from judge.humans import HumanItem, scored
-from judge.measure import agreement, measure
+from judge.measure import MIN_PROMPTS, agreement, measure
 from judge.scorer import Question, Score, Scores
+from store.records import Message
 from tests.judge.crowd import Crowd, crowd, noisy
 
 
-def item(*answers: tuple[str, bool]) -> HumanItem:
-    return HumanItem(
-        Question((), tuple(text for text, _ in answers)), tuple(good for _, good in answers), "thumb", "key"
-    )
+def item(*answers: tuple[str, bool], prompt: str = "What?") -> HumanItem:
+    asked = Question((Message("user", prompt),), tuple(text for text, _ in answers))
+    return HumanItem(asked, tuple(good for _, good in answers), "thumb", "key")
 
 
 def measured(items: list[HumanItem], scores: list[Scores]) -> dict[str, float]:
@@ -24,7 +25,8 @@ def measured(items: list[HumanItem], scores: list[Scores]) -> dict[str, float]:
 def votes(goods: str, values: list[float], lengths: list[int] | None = None) -> dict[str, float]:
     """One answer a question; goods as "+-"."""
     texts = ["x" * length for length in lengths or range(1, len(goods) + 1)]
-    items = [item((text, sign == "+")) for text, sign in zip(texts, goods, strict=True)]
+    rows = enumerate(zip(texts, goods, strict=True))
+    items = [item((text, sign == "+"), prompt=f"Number {number}?") for number, (text, sign) in rows]
     return measured(items, [(Score(value),) for value in values])
 
 
@@ -63,12 +65,43 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.82 <= covered <= 0.98
 
 
+def one_prompt(made: Crowd, share: int) -> list[HumanItem]:
+    """The first `share` items all about one prompt, differently written."""
+    same = [(Message("user", f"The same question{'?' * number}"),) for number in range(share)]
+    return [
+        replace(item, question=replace(item.question, prompt=same[number])) if number < share else item
+        for number, item in enumerate(made.items)
+    ]
+
+
+def test_labels_about_too_few_prompts_have_no_interval() -> None:
+    made = crowd(12, comparisons=0, singles=60)
+    scores = made.judged(noisy(12, 0.5))
+    few, enough = (
+        measured(one_prompt(made, 61 - prompts), scores) for prompts in (MIN_PROMPTS - 1, MIN_PROMPTS)
+    )
+    assert (few["prompts"], enough["prompts"]) == (MIN_PROMPTS - 1, MIN_PROMPTS)
+    assert few["auc"] == enough["auc"]
+    assert "auc_lower" not in few and "auc_lower" in enough
+
+
+def test_a_prompt_asked_many_times_is_one_piece_of_evidence() -> None:
+    made = crowd(13, comparisons=0, singles=60)
+    scores = made.judged(noisy(13, 1.0))
+    apart, together = measured(made.items, scores), measured(one_prompt(made, 40), scores)
+    widths = [found["auc_upper"] - found["auc_lower"] for found in (apart, together)]
+    assert apart["auc"] == together["auc"]
+    assert widths[1] > 1.2 * widths[0]
+
+
 def test_the_interval_is_drawn_over_questions_not_answers() -> None:
     made = crowd(3, comparisons=30, singles=0)
     scores = made.judged(noisy(3, 1.0))
     # Everything said twice within its question is no more evidence than once.
     doubled = [
-        HumanItem(Question((), item.question.answers * 2), item.goods * 2, item.source, item.key)
+        HumanItem(
+            Question(item.question.prompt, item.question.answers * 2), item.goods * 2, item.source, item.key
+        )
         for item in made.items
     ]
     once, twice = measured(made.items, scores), measured(doubled, [row * 2 for row in scores])
@@ -111,8 +144,9 @@ def test_counts_of_labels_balance_and_abstentions() -> None:
 
 
 def test_nothing_to_measure_leaves_keys_out_and_never_gives_nan() -> None:
-    assert measured([], []) == {"labels": 0.0}
-    assert measured([item(("a", True))], [(None,)]) == {"labels": 0.0, "abstained": 1.0}
+    nothing = {"labels": 0.0, "asked": 0.0, "beyond": 0.0, "prompts": 0.0}
+    assert measured([], []) == nothing
+    assert measured([item(("a", True))], [(None,)]) == nothing | {"asked": 1.0, "abstained": 1.0}
     for goods in ("+", "+-", "++++", "+-+-+-+-+-+-"):
         for values in ([1.0] * len(goods), [float(n) for n in range(len(goods))]):
             assert all(math.isfinite(value) for value in votes(goods, values).values())

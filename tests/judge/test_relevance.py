@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from judge.relevance import NEUTRAL, RelevanceScorer, latest, relevance, share_of_new
+from judge.relevance import LEAST_NEW, NEUTRAL, RelevanceScorer, latest, relevance, share_of_new
 from judge.slots import Judge
 from policies.fake_engine import FakeEngine
 from store.records import Message
@@ -30,6 +30,14 @@ def test_the_score_is_the_logarithm_of_the_gain_times_the_root_of_the_share_of_n
 def test_an_answer_that_the_prompt_makes_unlikelier_scores_below_zero() -> None:
     assert relevance(-10.0, 1.0) == -relevance(10.0, 1.0) < 0
     assert relevance(0.0, 1.0) == 0.0
+
+
+def test_repetition_does_not_make_a_loss_smaller() -> None:
+    honest = relevance(-3.0, 1.0)
+    assert relevance(-30.0, 0.0) < relevance(-30.0, 0.5) < relevance(-30.0, 1.0) < honest < 0
+    assert relevance(-3.0, 0.0) == relevance(-3.0, LEAST_NEW) == pytest.approx(5 * honest)
+    # Against an answer that gains nothing, nothing repeated wins either.
+    assert relevance(30.0, 0.0) == relevance(0.0, 0.0) == 0.0
 
 
 def test_half_the_words_new_cost_less_than_half_the_score() -> None:
