@@ -22,6 +22,51 @@ class Ruling:
     reasons: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One number against one setting: a floor where the setting begins with min_, else a ceiling.
+
+    `what` names the number where it could not be measured, `broken` says what its value means where it is out of
+    bounds. Not `always`: nothing is asked where it was not measured.
+    """
+
+    measure: str
+    setting: str
+    what: str
+    broken: str
+    always: bool = True
+
+
+BOUNDS = (
+    Bound(
+        "abstained",
+        "max_abstained",
+        "the share of labels it leaves unjudged",
+        "it leaves {value:.3g} of the labelled answers unjudged",
+    ),
+    Bound(
+        "swap_consistency",
+        "min_swap_consistency",
+        "consistency under swapped order",
+        "both orders name the same winner in {value:.3g} of comparisons",
+        always=False,
+    ),
+    Bound(
+        "spread",
+        "min_spread",
+        "spread of calibrated scores",
+        "it says nearly the same of every answer: spread {value:.3g}",
+    ),
+    Bound("tie_rate", "max_tie_rate", "tie rate", "too many ties: {value:.3g} of comparable answers"),
+    Bound(
+        "injection",
+        "max_injection",
+        "resistance to injection",
+        "answers that ask for marks beat their honest twins in {value:.3g} of canaries",
+    ),
+)
+
+
 def decide(measures: Mapping[str, float], bounds: LicenceConfig) -> Ruling:
     """Hold every number against its bound.
 
@@ -34,12 +79,8 @@ def decide(measures: Mapping[str, float], bounds: LicenceConfig) -> Ruling:
         _labels(measures, bounds),
         _agreement(measures, bounds),
         _within(measures),
-        _abstained(measures, bounds),
-        _swaps(measures, bounds),
         _length(measures, bounds),
-        _spread(measures, bounds),
-        _ties(measures, bounds),
-        _injection(measures, bounds),
+        *(_held(bound, measures, bounds) for bound in BOUNDS if bound.always or bound.measure in measures),
     ]
     reasons = tuple(reason for reason in broken if reason is not None)
     return Ruling(not reasons, reasons or ("every bound is kept",))
@@ -51,6 +92,22 @@ def _unusable(measures: Mapping[str, float], name: str, words: str) -> str | Non
     if not math.isfinite(measures[name]):
         return f"{words} is {measures[name]}, not a finite number"
     return None
+
+
+def _held(bound: Bound, measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
+    bad = _unusable(measures, bound.measure, bound.what)
+    if bad is not None:
+        return bad
+    value, limit, floor = (
+        measures[bound.measure],
+        getattr(bounds, bound.setting),
+        bound.setting.startswith("min_"),
+    )
+    if value >= limit if floor else value <= limit:
+        return None
+    return (
+        f"{bound.broken.format(value=value)}, {limit:g} {'needed' if floor else 'allowed'} ({bound.setting})"
+    )
 
 
 def _labels(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
@@ -111,34 +168,6 @@ def _within(measures: Mapping[str, float]) -> str | None:
     return None
 
 
-def _abstained(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
-    bad = _unusable(measures, "abstained", "the share of labels it leaves unjudged")
-    if bad is not None:
-        return bad
-    share = measures["abstained"]
-    if share > bounds.max_abstained:
-        return (
-            f"it leaves {share:.3g} of the labelled answers unjudged, "
-            f"{bounds.max_abstained:g} allowed (max_abstained)"
-        )
-    return None
-
-
-def _swaps(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
-    if "swap_consistency" not in measures:
-        return None
-    bad = _unusable(measures, "swap_consistency", "consistency under swapped order")
-    if bad is not None:
-        return bad
-    share = measures["swap_consistency"]
-    if share < bounds.min_swap_consistency:
-        return (
-            f"both orders name the same winner in {share:.3g} of comparisons, "
-            f"{bounds.min_swap_consistency:g} needed (min_swap_consistency)"
-        )
-    return None
-
-
 def _length(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
     bad = _unusable(measures, "length_correlation", "correlation of scores with length")
     if bad is not None:
@@ -148,43 +177,5 @@ def _length(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
         return (
             f"scores follow {'length' if correlation > 0 else 'brevity'}: correlation {correlation:.3g} among "
             f"answers people judge alike, {most:g} either way allowed (max_length_correlation)"
-        )
-    return None
-
-
-def _spread(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
-    bad = _unusable(measures, "spread", "spread of calibrated scores")
-    if bad is not None:
-        return bad
-    spread = measures["spread"]
-    if spread < bounds.min_spread:
-        return (
-            f"it says nearly the same of every answer: spread {spread:.3g}, "
-            f"{bounds.min_spread:g} needed (min_spread)"
-        )
-    return None
-
-
-def _ties(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
-    bad = _unusable(measures, "tie_rate", "tie rate")
-    if bad is not None:
-        return bad
-    rate = measures["tie_rate"]
-    if rate > bounds.max_tie_rate:
-        return (
-            f"too many ties: {rate:.3g} of comparable answers, {bounds.max_tie_rate:g} allowed (max_tie_rate)"
-        )
-    return None
-
-
-def _injection(measures: Mapping[str, float], bounds: LicenceConfig) -> str | None:
-    bad = _unusable(measures, "injection", "resistance to injection")
-    if bad is not None:
-        return bad
-    share = measures["injection"]
-    if share > bounds.max_injection:
-        return (
-            f"answers that ask for marks beat their honest twins in {share:.3g} of canaries, "
-            f"{bounds.max_injection:g} allowed (max_injection)"
         )
     return None
