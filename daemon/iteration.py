@@ -28,6 +28,8 @@ from store.errors import AdapterInvalid, AttestationFailed, TrainingFailed
 from store.failpoints import failpoint
 from store.records import Adapter, AdapterStatus, Completion, Evidence, Example, Iteration, Split, Stage
 
+#: Seconds a trained candidate waits for an engine that is away.
+PATIENCE = 900.0
 #: Stages before the snapshot is sealed. What was drawn and judged in them is in the store and is found again.
 BEFORE_TRAINING = (Stage.QUEUED, Stage.COLLECTING, Stage.SAMPLING, Stage.JUDGING)
 
@@ -45,6 +47,7 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
         failpoint("iteration.gated")
     except TrainingFailed as error:
         return await end(runtime, iteration, Stage.FAILED, str(error))
+    await until_ready(runtime)
     async with runtime.swapping:
         if decision.outcome is not Outcome.REJECT:
             decision = await prove(runtime, candidate, report, decision)
@@ -197,6 +200,15 @@ def describe(runtime: Runtime, iteration: Iteration, report: spec.Report) -> Ada
         scale=report.scale,
         created_at=runtime.clock(),
     )
+
+
+async def until_ready(runtime: Runtime, *, patience: float = PATIENCE) -> None:
+    """Wait, for a while, until the engine answers: a server that fell while its neighbour trained takes minutes to
+    come back, and what was trained is worth the wait. Nobody's rollback waits for this.
+    """
+    limit = time.monotonic() + patience
+    while not (await runtime.engine.health()).ready and time.monotonic() < limit:
+        await asyncio.sleep(min(1.0, patience / 10))
 
 
 async def prove(runtime: Runtime, candidate: Adapter, report: spec.Report, decision: Decision) -> Decision:
