@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -42,6 +43,8 @@ MOST_MASS = 1.01
 #: Blanks, and how some servers write them inside tokens.
 BLANKS = " \t\r\n\u2581\u0120"
 MARKS = tuple(str(mark) for mark in range(CRITERIA + 1))
+#: A mark at the beginning of a reply, and no more digits of it.
+MARK = re.compile(rf"[0-{CRITERIA}](?!\d|[.,]\d)")
 
 #: Begins the reasons that lie in the answer itself.
 REFUSED = "refused, "
@@ -202,12 +205,13 @@ def log_reasons(reasons: Counter[str]) -> None:
 def read_marks(reply: Reply) -> tuple[float, ...] | None:
     """Probabilities of the marks 0 to 5; None where the reply is no mark.
 
-    What it says, where it says anything, has to be one digit: alternatives are of its first token, which may begin
-    "10" or "4.5". The mark is then the expectation over the alternatives where the marks hold most of their
-    probability; else that digit.
+    What it says, where it says anything, has to begin with a mark that goes no further: alternatives are of the first
+    token alone, which "10" and "4.5" begin with too. The mark is then the expectation over the alternatives where the
+    marks hold most of their probability. Without alternatives the reply has to be that one digit and nothing else:
+    prose is not searched for marks.
     """
     said = reply.text.strip()
-    if said and said not in MARKS:
+    if said and not MARK.match(said):
         return None
     if not sum(math.exp(logprob) for _, logprob in reply.alternatives) <= MOST_MASS:
         return None

@@ -81,6 +81,8 @@ def log_of(**shares: float) -> tuple[tuple[str, float], ...]:
         (Said(" 2\n"), 2.0),
         (Said("\n3", log_of(newline=0.9, _3=0.1)), 3.0),
         (Said("0"), 0.0),
+        (Said("4. It is", log_of(_4=0.5, _5=0.5)), 4.5),
+        (Said("3/5", log_of(_3=1.0)), 3.0),
     ],
 )
 def test_a_mark_is_an_expectation_or_a_single_digit(said: Said, expected: float) -> None:
@@ -107,7 +109,6 @@ def test_a_mark_is_an_expectation_or_a_single_digit(said: Said, expected: float)
         # The alternatives are of the first token, which begins another number or a sentence.
         Said("10", log_of(_1=1.0)),
         Said("4.5", log_of(_4=0.9, _5=0.1)),
-        Said("4 out of", log_of(_4=1.0)),
         # More than one altogether: no distribution, whatever it says.
         Said("4", log_of(_4=0.6, _5=0.6)),
         Said("4", (("4", 0.0), ("word", math.log(0.02)))),
