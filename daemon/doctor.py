@@ -3,6 +3,7 @@
 Every finding is something looked at just now; nothing is changed.
 """
 
+import asyncio
 import importlib.metadata
 import json
 import os
@@ -20,6 +21,8 @@ Finding = dict[str, Any]
 
 #: Free bytes below which a service should not start: a model, a database and a few adapters.
 DISK_FLOOR = 2 * 1024**3
+#: Seconds a vLLM server has to say that it is well.
+HEALTH_TIMEOUT = 3.0
 PACKAGES = ("torch", "transformers", "peft", "sqlite-utils", "fastapi", "apscheduler")
 
 
@@ -132,6 +135,54 @@ def engine(config: Config) -> Finding:
     return finding("engine", True, kind)
 
 
+def vllm(config: Config) -> list[Finding]:
+    """Whether the server that honed starts would get its port, and whether the others answer."""
+    chosen = config.policies.engine
+    if chosen.kind != "vllm":
+        return []
+    own = [engine_port(config)] if chosen.spawn else []
+
+    async def others() -> list[Finding]:
+        return await asyncio.gather(*map(engine_url, chosen.urls))
+
+    return [*own, *asyncio.run(others())]
+
+
+def engine_port(config: Config) -> Finding:
+    """Free, or taken by our own server."""
+    from daemon.leash import left_over
+    from daemon.vllm_server import RECORD, check_port
+
+    number = config.policies.engine.port
+    own = left_over(config.store.directory / RECORD)
+    if own is not None and service(config.store.directory) is not None:
+        return finding("engine port", True, f"honed's own vLLM server runs (pid {own})")
+    if own is not None:
+        return finding("engine port", True, f"left to a vLLM server of honed (pid {own}); a start ends it")
+    try:
+        check_port(number)
+    except HonedError as error:
+        return finding("engine port", False, str(error), "stop what uses it, or set policies.engine.port")
+    return finding("engine port", True, f"127.0.0.1:{number} is free")
+
+
+async def engine_url(url: str) -> Finding:
+    """Whether a server that somebody else runs answers."""
+    from policies.vllm_client import Patience, VllmClient
+
+    client = VllmClient(url, Patience(), key=os.environ.get("VLLM_API_KEY"))
+    remedy = "start that server, or mend policies.engine.urls (docs/vllm.md)"
+    try:
+        await asyncio.wait_for(client.health(), HEALTH_TIMEOUT)
+    except TimeoutError:
+        return finding("engine url", False, f"{url} has not answered in {HEALTH_TIMEOUT:g} s", remedy)
+    except HonedError as error:
+        return finding("engine url", False, str(error), remedy)
+    finally:
+        await client.close()
+    return finding("engine url", True, f"{url} answers")
+
+
 def examine(config: Config) -> list[Finding]:
     """Every check, in the order a start would trip over them."""
     directory = config.store.directory
@@ -143,5 +194,6 @@ def examine(config: Config) -> list[Finding]:
         database(directory),
         model(config),
         engine(config),
+        *vllm(config),
         port(config),
     ]

@@ -8,6 +8,14 @@ from pathlib import Path
 from store.errors import TrainingFailed
 
 PROC = Path("/proc")
+DEV = Path("/dev")
+#: Seconds nvidia-smi may take; with a driver that hangs it never ends.
+SMI_TIMEOUT = 10.0
+#: What nvidia-smi says of a GPU that shares the main memory.
+NO_MEMORY = ("[N/A]", "[Not Supported]")
+#: For processes started here that use a GPU, unless the operator says otherwise. nvidia-smi counts GPUs by their
+#: place on the bus and CUDA, untold, by speed: where they differ, CUDA_VISIBLE_DEVICES=0 would be two GPUs.
+DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def resident(pid: int) -> int:
@@ -36,22 +44,60 @@ def free_ram() -> int:
 
 
 async def free_gpu() -> int | None:
-    """Free bytes of the first GPU a trainer would see; None where there is none."""
+    """Free bytes of the first GPU a trainer would see; None where there is none, or none with memory of its own.
+
+    Raises:
+        TrainingFailed: there is a GPU and nvidia-smi does not say.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.split(",")[0].strip() in ("", "-1"):
         return None
     chosen = ("--id", visible.split(",")[0].strip()) if visible else ()
     try:
-        asking = await asyncio.create_subprocess_exec(
-            *("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", *chosen),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
-    except OSError:
-        return None
-    said, _ = await asking.communicate()
-    return parse_free(said.decode()) if asking.returncode == 0 else None
+        return parse_free(await ask_smi(*chosen))
+    except OSError as error:
+        if not has_gpu():
+            return None
+        # Main memory says nothing about a GPU that is there.
+        raise TrainingFailed(
+            f"policies.train.free_memory_mb cannot be checked: nvidia-smi: {error}; repair it, or set "
+            "policies.train.free_memory_mb = 0 to train without looking"
+        ) from error
+
+
+def has_gpu() -> bool:
+    """Whether the driver shows one; the second is the name under Windows."""
+    return any(DEV.glob("nvidia[0-9]*")) or (DEV / "dxg").exists()
+
+
+async def ask_smi(*chosen: str) -> str:
+    """What nvidia-smi says of free memory.
+
+    Raises:
+        OSError: it is not there, fails, hangs, or knows no figure of a GPU that should have one.
+    """
+    asking = await asyncio.create_subprocess_exec(
+        *("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", *chosen),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        said, _ = await asyncio.wait_for(asking.communicate(), SMI_TIMEOUT)
+    except TimeoutError as error:
+        raise OSError(f"no answer in {SMI_TIMEOUT:g} s") from error
+    finally:
+        if asking.returncode is None:
+            asking.kill()
+            # A process that is stuck in the driver does not heed even that.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asking.wait(), 1)
+    text = said.decode(errors="replace").strip()
+    if asking.returncode != 0:
+        raise OSError(f"status {asking.returncode}")
+    if parse_free(text) is None and not text.startswith(NO_MEMORY):
+        raise OSError(f"it says {text[:100]!r}")
+    return text
 
 
 def parse_free(said: str) -> int | None:
@@ -64,8 +110,10 @@ async def require_free(needed_mb: int) -> None:
     """Refuse to start a trainer that would run out of memory, or push the server out of it.
 
     Raises:
-        TrainingFailed: less is free.
+        TrainingFailed: less is free, or how much cannot be told.
     """
+    if needed_mb == 0:
+        return
     on_gpu = await free_gpu()
     free = free_ram() if on_gpu is None else on_gpu
     if free < needed_mb * 2**20:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from daemon.memory import DEVICE_ORDER
 from policies import spec
 from store.errors import TrainingFailed
 
@@ -63,7 +64,7 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
             stderr=log,
             start_new_session=True,
             cwd=Path(__file__).resolve().parent.parent,
-            env={**os.environ, "HONED_PARENT_PID": str(os.getpid())},
+            env={**DEVICE_ORDER, **os.environ, "HONED_PARENT_PID": str(os.getpid())},
         )
     try:
         await follow(

@@ -18,8 +18,9 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from daemon import leash
 from daemon.config import Config
-from daemon.memory import resident
+from daemon.memory import DEVICE_ORDER, resident
 from policies.engines import served_dtype
 from policies.models import block_linears
 from store.errors import ConfigError, EngineUnavailable
@@ -27,6 +28,12 @@ from store.errors import ConfigError, EngineUnavailable
 log = logging.getLogger(__name__)
 
 LOG = "vllm.log"
+#: Beside the log: which process the server is, for a service that starts after this one was killed.
+RECORD = "vllm.process.json"
+#: Bytes at the end of the log in which its last words are looked for.
+TAIL = 64 * 1024
+#: Seconds a left-over server, once killed, has to be gone and its port free.
+PORT_WAIT = 30.0
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 15.0
 #: Seconds before a server that died is started again, doubling; a life of `WELL` seconds resets it.
@@ -116,11 +123,37 @@ def check_port(port: int) -> None:
             ) from error
 
 
+async def take_port(port: int, record: Path) -> None:
+    """End what a service that was killed left behind, and wait for its port; the state directory's lock is held.
+
+    Raises:
+        ConfigError: somebody else has the port, or what was left behind cannot be ended.
+    """
+    group = leash.left_over(record)
+    if group is not None:
+        log.warning("ending the vLLM server (process %d) of a honed service that was killed", group)
+        # It was sent SIGTERM when its service went (daemon.leash), and nobody is left whom it could answer.
+        _signal_group(group, signal.SIGKILL)
+        until = time.monotonic() + PORT_WAIT
+        while time.monotonic() < until and (leash.lives(group) or not is_free(port)):
+            await asyncio.sleep(0.1)
+    check_port(port)
+
+
+def is_free(port: int) -> bool:
+    try:
+        check_port(port)
+    except ConfigError:
+        return False
+    return True
+
+
 class VllmServer:
     """Keeps one server running. Implements `policies.vllm_fleet.Host`."""
 
     def __init__(self, program: list[str], log_file: Path, environment: Mapping[str, str]) -> None:
         self._program, self._log_file, self._environment = program, log_file, dict(environment)
+        self._record = log_file.with_name(RECORD)
         self._child: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._deaths = 0
@@ -159,7 +192,8 @@ class VllmServer:
         """
         working, child = asyncio.ensure_future(work), self._child
         if child is None:
-            raise EngineUnavailable("the vLLM server is not running")
+            working.cancel()
+            raise EngineUnavailable(f"the vLLM server is not running: {self._last_words()}")
         dying = asyncio.create_task(child.wait())
         try:
             await asyncio.wait({working, dying}, return_when=asyncio.FIRST_COMPLETED)
@@ -188,6 +222,10 @@ class VllmServer:
                 env=self._environment,
             )
         log.info("vLLM server started (process %d, output in %s)", self._child.pid, self._log_file)
+        try:
+            leash.remember(self._child.pid, self._record)
+        except OSError as error:  # a server that runs is worth more than a record of it
+            log.warning("cannot write %s: %s", self._record, error)
 
     async def _keep(self) -> None:
         while True:
@@ -197,9 +235,13 @@ class VllmServer:
                 # What it started dies with it: a worker left behind would keep the GPU's memory and the next out.
                 _signal_group(child.pid, signal.SIGKILL)
                 log.warning("the vLLM server ended with status %s: %s", status, self._last_words())
+                self._child = None  # its number may be a stranger's by the next round
             self._deaths = 1 if time.monotonic() - began > WELL else self._deaths + 1
             await asyncio.sleep(min(LONGEST_WAIT, FIRST_WAIT * 2 ** (self._deaths - 1)))
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError as error:  # a full disk, too many processes: they pass
+                log.error("the vLLM server cannot be started, trying again: %s", error)
 
     async def _stop(self) -> None:
         child = self._child
@@ -214,7 +256,12 @@ class VllmServer:
         _signal_group(child.pid, signal.SIGKILL)
 
     def _last_words(self) -> str:
-        lines = self._log_file.read_text(errors="replace").split("\n") if self._log_file.is_file() else []
+        try:
+            with self._log_file.open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+                lines = file.read(TAIL).decode(errors="replace").split("\n")
+        except OSError:
+            lines = []
         said = [line.strip() for line in lines if line.strip()]
         telling = [line for line in said if "Error" in line and "WARNING" not in line]
         return (telling or said or ["it wrote nothing"])[-1][-400:]
@@ -232,9 +279,10 @@ async def model_server(config: Config, model: Path) -> AsyncIterator[VllmServer 
     if engine.kind != "vllm" or not engine.spawn:
         yield None
         return
-    check_port(engine.port)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
-    server = VllmServer(command(config, model), config.store.directory / LOG, {**environment, **ENVIRONMENT})
+    await take_port(engine.port, config.store.directory / RECORD)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("HONED_")}
+    environment = {**DEVICE_ORDER, **own, **ENVIRONMENT}
+    server = VllmServer(command(config, model), config.store.directory / LOG, environment)
     await server.start()
     try:
         yield server

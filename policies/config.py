@@ -5,6 +5,9 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+#: Why a configuration may hold no secret, and where one belongs.
+KEPT = "every iteration keeps its configuration, so put the servers' key into VLLM_API_KEY in the environment"
+
 
 class EngineConfig(BaseModel):
     """`[policies.engine]`: what serves the model."""
@@ -64,8 +67,18 @@ class EngineConfig(BaseModel):
     @classmethod
     def _http(cls, value: list[str]) -> list[str]:
         for url in value:
+            if "@" in url:
+                raise ValueError(f"an address may hold no name and password; {KEPT}")
             if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
                 raise ValueError(f"{url!r} is no http:// or https:// address")
+        return value
+
+    @field_validator("arguments")
+    @classmethod
+    def _no_secret(cls, value: list[str]) -> list[str]:
+        # vLLM takes underscores for dashes, and the beginning of a name for the name.
+        if any(argument.replace("_", "-").startswith("--api-k") for argument in value):
+            raise ValueError(f"--api-key is not allowed here; {KEPT}")
         return value
 
     @model_validator(mode="after")
@@ -126,6 +139,6 @@ class TrainConfig(BaseModel):
     """Seed of everything random in a run; the iteration's number is added."""
     free_memory_mb: int = Field(default=1024, ge=0)
     """MiB that must be free before a trainer starts, on the GPU where there is one; with less the iteration fails and
-    its votes wait. Give a GPU what the model in bfloat16, activations and logits take."""
+    its votes wait. Give a GPU what the model in bfloat16, activations and logits take. 0: do not look."""
     stall_seconds: float = Field(default=1800, gt=0)
     """A trainer that reports nothing for this long is stopped and the iteration fails."""

@@ -76,8 +76,9 @@ class VllmClient:
 
     async def cards(self) -> list[Card]:
         """The base and the adapters requests may name."""
-        rows = (await self._request("GET", "/v1/models")).json()["data"]
-        return [Card(row["id"], row.get("parent"), row.get("max_model_len")) for row in rows]
+        async with self._errors():
+            rows = (await self._request("GET", "/v1/models")).json()["data"]
+            return [Card(row["id"], row.get("parent"), row.get("max_model_len")) for row in rows]
 
     async def load(self, name: str, path: Path) -> None:
         """Load an adapter under a name that is not in use; `path` must be readable where the server runs."""
@@ -94,8 +95,9 @@ class VllmClient:
         A development call (VLLM_SERVER_DEV_MODE=1); `ServerRefused` with status 404 where it is off.
         """
         body = {"method": "list_loras"}
-        workers = (await self._request("POST", "/collective_rpc", body)).json()["results"]
-        return frozenset(int(number) for worker in workers for number in worker)
+        async with self._errors():
+            workers = (await self._request("POST", "/collective_rpc", body)).json()["results"]
+            return frozenset(int(number) for worker in workers for number in worker)
 
     async def free_slot(self, number: int) -> None:
         """Drop the weights of an adapter from the server's slots (development call, as `slots`)."""
@@ -108,11 +110,22 @@ class VllmClient:
     async def wake(self) -> None:
         await self._request("POST", "/wake_up", {}, timeout=self._patience.load)
 
+    async def asleep(self) -> bool:
+        """Whether it sleeps; one without development calls never does."""
+        try:
+            async with self._errors():
+                return (await self._request("GET", "/is_sleeping")).json()["is_sleeping"] is True
+        except ServerRefused as error:
+            if error.status not in (404, 405):
+                raise
+            return False
+
     async def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A completion in one piece."""
-        response = await self._request("POST", "/v1/completions", body, timeout=self._patience.stall)
-        answer: dict[str, Any] = response.json()
-        return answer
+        async with self._errors():
+            response = await self._request("POST", "/v1/completions", body, timeout=self._patience.stall)
+            answer: dict[str, Any] = response.json()
+            return answer
 
     async def score(self, name: str, prompt: Sequence[int], answer: Sequence[int], salt: str) -> list[float]:
         """Log-probabilities (nats) of `answer`'s tokens after `prompt`, before any temperature; one forward."""
@@ -120,8 +133,9 @@ class VllmClient:
             return []
         ids = [*prompt, *answer]
         body = {"model": name, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-        rows = (await self.complete({**body, "cache_salt": salt}))["choices"][0]["prompt_logprobs"]
-        return [float(rows[at][str(ids[at])]["logprob"]) for at in range(len(prompt), len(ids))]
+        async with self._errors():
+            rows = (await self.complete({**body, "cache_salt": salt}))["choices"][0]["prompt_logprobs"]
+            return [float(rows[at][str(ids[at])]["logprob"]) for at in range(len(prompt), len(ids))]
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The chunks of a completion whose body says `stream`. Closing the iterator aborts the request in the server.
@@ -147,7 +161,7 @@ class VllmClient:
         raise EngineUnavailable(f"{self.url} ended an answer half-way", retry_after=AWAY)
 
     def _chunk(self, row: dict[str, Any]) -> dict[str, Any]:
-        # vLLM says so when its engine dies under a stream.
+        # vLLM says so when its engine dies under a stream, and when this one request fails in it.
         if "error" in row:
             raise EngineUnavailable(f"{self.url} failed while answering: {row['error']}", retry_after=AWAY)
         return row
@@ -166,9 +180,17 @@ class VllmClient:
             yield
         except httpx.ReadTimeout as error:
             raise ServerSilent(f"{self.url} does not answer", retry_after=AWAY) from error
-        except (httpx.HTTPError, httpx.StreamError, json.JSONDecodeError) as error:
+        except (httpx.HTTPError, httpx.StreamError) as error:
             reason = str(error) or type(error).__name__
             raise EngineUnavailable(f"{self.url} is away: {reason}", retry_after=AWAY) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise EngineUnavailable(
+                f"{self.url} answers something else than vLLM: {error!r}", retry_after=AWAY
+            ) from error
+        except RuntimeError as error:  # how httpx says that `close` came first
+            if not self._http.is_closed:
+                raise
+            raise EngineUnavailable(f"{self.url} is not spoken to any more", retry_after=AWAY) from error
 
     def _check(self, response: httpx.Response) -> None:
         if response.status_code < 400:

@@ -21,12 +21,13 @@ from policies.chat import encode_completion, encode_prompt, end_token, load_toke
 from policies.config import EngineConfig
 from policies.engine import AdapterRef, Delta, EngineHealth, KnownText, Priority
 from policies.streams import DeltaStream
+from policies.vllm_attempts import Attempts, failure
 from policies.vllm_client import AWAY, Patience, ServerRefused, VllmClient
 from policies.vllm_fleet import Fleet, FleetLimits, Host
 from policies.vllm_replica import BASE_SALT, COPIES_AGREE, Expected, Replica, Served
 from policies.vllm_rotation import Rotation
 from policies.vllm_stream import Writer, deltas, request_body
-from store.errors import EngineError, EngineUnavailable, Invalid
+from store.errors import EngineUnavailable, HonedError, Invalid
 from store.records import Message, Sampling
 
 log = logging.getLogger(__name__)
@@ -153,9 +154,11 @@ class VllmEngine:
                 f"a row to score does not fit into the context of {self._context()}", param="messages"
             )
         served = None if adapter is None else self._fleet.hold(adapter)
+        # However many rows a caller has, others' find their turn between them.
+        share = asyncio.Semaphore(max(1, self._admission.capacity // 4))
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._score(row, served)) for row in rows]
+                tasks = [group.create_task(self._score(row, served, share)) for row in rows]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:
@@ -164,14 +167,12 @@ class VllmEngine:
         return [task.result() for task in tasks]
 
     async def health(self) -> EngineHealth:
-        serving = self._rotation.serving()
-        away = [f"{r.url}: {r.state} {r.detail}".strip() for r in self._rotation.replicas if r not in serving]
         return EngineHealth(
-            ready=self._started and bool(serving),
+            ready=self._started and bool(self._rotation.serving()),
             running=self._admission.running,
             waiting=self._admission.waiting,
             adapters=self._fleet.open(),
-            detail="; ".join(away),
+            detail=self._rotation.details(),
         )
 
     async def yield_compute(self) -> None:
@@ -218,11 +219,11 @@ class VllmEngine:
                     if delta.finish_reason is None:
                         stream.put(delta)
                     last = delta
-        except EngineError as error:
+        except HonedError as error:
             last = error
-        except Exception as error:  # whatever it is, its reader must not wait for ever
+        except Exception:  # whatever it is, its reader must not wait for ever
             log.exception("an answer failed")
-            last = EngineUnavailable(f"the engine failed: {error}", retry_after=AWAY)
+            last = EngineUnavailable("the engine failed", retry_after=AWAY)
         # Its place is free before its reader knows, who may well ask again at once.
         self._leave(request, stream)
         stream.put(last)
@@ -230,9 +231,9 @@ class VllmEngine:
     async def _pieces(self, request: _Request) -> AsyncGenerator[Delta, None]:
         """The answer, from the first server that begins it."""
         body = request_body(request.prompt, request.sampling, sorted(self._ends))
-        tried: set[str] = set()
+        attempts = Attempts(self._rotation, request.served)
         while True:
-            replica = self._rotation.choose(request.conversation, tried)
+            replica = attempts.next(request.conversation)
             begun = False
             replica.running += 1
             try:
@@ -244,18 +245,17 @@ class VllmEngine:
                         yield delta
                 return
             except (EngineUnavailable, ServerRefused) as error:
-                self._give_up(replica, error)
+                await attempts.failed(replica, error)
                 if begun:
-                    raise
-                tried.add(replica.url)
+                    raise failure() from error
             finally:
                 replica.running -= 1
 
-    async def _score(self, row: Expected, served: Served | None) -> list[float]:
-        tried: set[str] = set()
-        async with self._admission.row(Priority.BACKGROUND):
+    async def _score(self, row: Expected, served: Served | None, share: asyncio.Semaphore) -> list[float]:
+        attempts = Attempts(self._rotation, served)
+        async with share, self._admission.row(Priority.BACKGROUND):
             while True:
-                replica = self._rotation.choose(None, tried)
+                replica = attempts.next(None)
                 replica.running += 1
                 try:
                     name = self._addressed(replica, served)
@@ -263,19 +263,9 @@ class VllmEngine:
                         name["model"], row.prompt, row.answer, name["cache_salt"]
                     )
                 except (EngineUnavailable, ServerRefused) as error:
-                    self._give_up(replica, error)
-                    tried.add(replica.url)
+                    await attempts.failed(replica, error)
                 finally:
                     replica.running -= 1
-
-    def _give_up(self, replica: Replica, error: EngineError) -> None:
-        """Take a server out that failed a request; one that merely refuses it would everywhere.
-
-        Not knowing the model is no refusal: a server that was restarted a moment ago has lost its adapters.
-        """
-        if isinstance(error, ServerRefused) and error.status != 404:
-            raise error
-        self._rotation.lost(replica, error)
 
     def _addressed(self, replica: Replica, served: Served | None) -> dict[str, str]:
         """The name a server knows a version by, and the salt of its cached keys and values."""

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from policies.engine import AdapterRef
 from policies.vllm_client import AWAY, ServerSilent
-from policies.vllm_replica import BASE_SALT, Expected, Replica, Served, State
+from policies.vllm_loading import Loading, base_measured
+from policies.vllm_replica import Expected, Replica, Served, State
 from policies.vllm_rotation import Rotation
 from store.errors import (
     AdapterInvalid,
@@ -67,6 +68,7 @@ class Fleet:
 
     def __init__(self, rotation: Rotation, limits: FleetLimits, host: Host | None) -> None:
         self._rotation, self._limits, self._host = rotation, limits, host
+        self._loading = Loading(rotation, limits.load)
         self.served: dict[str, Served] = {}
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -131,12 +133,16 @@ class Fleet:
         await self._room(ref.version)
         async with self._changing:
             there = self.served.get(ref.version)
+            if there is not None and there.broken:
+                raise AdapterInvalid(
+                    f"{ref.version} failed on a model server and still has answers under way"
+                )
             if there is not None:  # it was still draining, or somebody was quicker
                 there.closed = False
                 return
             targets = self._rotation.serving()
             try:
-                await self._load_on(targets, fresh)
+                await self._loading.on(targets, fresh, self._base, self._probe)
             except BaseException:
                 with contextlib.suppress(EngineError):
                     await self._drop_on(self._rotation.serving(), fresh.name)
@@ -178,11 +184,15 @@ class Fleet:
             await replica.client.wake()
             await self._take_in(replica)
         except AttestationFailed as error:
-            self._rotation.turn(replica, State.AWAY)
             await self._mismatch(replica, error)
         except HonedError as error:
             log.warning("%s did not wake: %s", replica.url, error)
-            self._rotation.turn(replica, State.AWAY)
+        except Exception:
+            log.exception("waking %s failed", replica.url)
+        finally:
+            # Whatever happened, its watch goes on from there.
+            if replica.state is State.ASLEEP:
+                self._rotation.turn(replica, State.AWAY)
 
     # Watching
 
@@ -195,6 +205,7 @@ class Fleet:
                 await self._silence(replica, error)
             except AttestationFailed as error:
                 await self._mismatch(replica, error)
+                await asyncio.sleep(min(300.0, 2.0**replica.mismatches))
             except HonedError as error:
                 self._rotation.lost(replica, error)
             except Exception as error:  # a watch that ends would leave its server out for ever
@@ -209,11 +220,14 @@ class Fleet:
             before = list(self.served.values())
             names = await replica.names()
             missing = [item for item in before if item.name not in names and item in self.served.values()]
-            if missing:
+            if any(not item.broken for item in missing):
                 raise EngineUnavailable(f"{replica.url} was restarted: its adapters are gone")
 
     async def _take_in(self, replica: Replica) -> None:
         await replica.meet()
+        if await replica.client.asleep():
+            log.info("%s was left asleep: waking it", replica.url)
+            await replica.client.wake()
         async with self._changing:
             try:
                 # Others wait meanwhile, so a server that falls silent here must not take its time.
@@ -229,13 +243,39 @@ class Fleet:
         log.info("%s is in rotation with %d adapters", replica.url, len(self.served))
 
     async def _make_right(self, replica: Replica) -> None:
-        """Have a server hold and compute what is served."""
-        await replica.reconcile(list(self.served.values()))
+        """Have a server hold and compute what is served. A broken adapter keeps nothing else out."""
+        wanted = [item for item in self.served.values() if not item.broken]
+        await replica.tidy(wanted)
         if not self._base:
-            self._base = await _measured(replica, replica.base, self._probe, BASE_SALT)
+            self._base = await base_measured(replica, self._probe)
         await replica.prove_base(self._base)
-        for item in self.served.values():
-            await replica.prove(item, self._base)
+        held = frozenset(replica.slot_of)
+        for item in wanted:
+            if item.name not in held:
+                await self._unless_broken(replica, item, replica.add(item))
+        for item in wanted:
+            if not item.broken:
+                await self._unless_broken(replica, item, replica.prove(item, self._base), held)
+
+    async def _unless_broken(
+        self, replica: Replica, item: Served, work: Awaitable[None], held: frozenset[str] = frozenset()
+    ) -> None:
+        """Close an adapter that fails where the base is right, and that no other server answers with.
+
+        Args:
+            held: names the server had before; it may have lost what is in them, so they get a second chance.
+        """
+        try:
+            await work
+        except (AdapterInvalid, AttestationFailed) as error:
+            await replica.drop(item.name)
+            await replica.prove_base(self._base)  # if this fails, the server is to blame
+            if item.name in held or self._rotation.serving():
+                raise
+            log.error("%s is not served any more: %s", item.ref.version, error)
+            item.closed = item.broken = True
+            if not item.users:
+                self._spawn(self._drop(item))
 
     async def _silence(self, replica: Replica, error: ServerSilent) -> None:
         replica.silences += 1
@@ -243,59 +283,26 @@ class Fleet:
             self._rotation.lost(replica, error)
         if replica.silences >= HANGING and self._owned(replica) and self._host is not None:
             replica.silences = 0
-            await self._host.restart(str(error))
+            await self._restart(replica, self._host, str(error))
 
     async def _mismatch(self, replica: Replica, error: AttestationFailed) -> None:
-        """A server that computes something else is started anew where honed can, and tried again ever later."""
+        """A server that computes something else is started anew where honed can."""
         replica.mismatches += 1
         self._rotation.lost(replica, error)
         log.error("%s", error)
         if self._owned(replica) and self._host is not None:
-            await self._host.restart(str(error))
-        await asyncio.sleep(min(300.0, 2.0**replica.mismatches))
+            await self._restart(replica, self._host, str(error))
 
-    # Loading
-
-    async def _load_on(self, targets: Sequence[Replica], item: Served) -> None:
-        """Load and prove on each; those that are away or late leave the rotation.
-
-        Raises:
-            AdapterInvalid, AttestationFailed, EngineUnavailable: no server has it now; the gravest reason.
-        """
-        added = await asyncio.gather(*(self._within(replica, replica.add(item)) for replica in targets))
-        ready = [replica for replica, error in zip(targets, added, strict=True) if error is None]
-        if ready and not item.expected:
-            item.expected = await _measured(ready[0], item.name, self._probe, item.ref.digest)
-        proven = await asyncio.gather(
-            *(self._within(replica, replica.prove(item, self._base)) for replica in ready)
-        )
-        errors = [error for error in (*added, *proven) if error is not None]
-        if ready and None in proven:
-            for replica, error in zip([*targets, *ready], [*added, *proven], strict=True):
-                if error is not None:
-                    self._rotation.lost(replica, error)
-            return
-        raise max(errors, key=lambda error: _GRAVITY.get(type(error), 0), default=self._rotation.nobody())
-
-    async def _within(self, replica: Replica, work: Awaitable[None]) -> HonedError | None:
-        """Run a server's share of a load. Returns what went wrong."""
+    async def _restart(self, replica: Replica, host: Host, reason: str) -> None:
+        """Restart a server while nobody takes it in again."""
+        self._rotation.turn(replica, State.LEAVING)
+        replica.detail = reason
         try:
-            async with asyncio.timeout(self._limits.load):
-                await work
-        except TimeoutError:
-            late = EngineUnavailable(
-                f"{replica.url} did not load an adapter within {self._limits.load:g} s "
-                "(policies.engine.load_timeout)",
-                retry_after=AWAY,
-            )
-            self._rotation.lost(replica, late)
-            return late
-        except (AdapterInvalid, AttestationFailed) as error:
-            return error
-        except EngineError as error:
-            self._rotation.lost(replica, error)
-            return error
-        return None
+            await host.restart(reason)
+        finally:
+            self._rotation.turn(replica, State.AWAY)
+
+    # Making room
 
     async def _room(self, version: str) -> None:
         """Wait for a slot: closed versions keep theirs until their last answer has ended.
@@ -346,13 +353,18 @@ class Fleet:
             self._spawn(self._recycle(self._rotation.replicas[0], self._host, reason))
 
     async def _recycle(self, replica: Replica, host: Host, reason: str) -> None:
-        if len(self._rotation.serving()) < 2:
-            # Nobody else answers: wait for a quiet moment rather than make one.
-            while replica.running:
-                await asyncio.sleep(LOOK_EVERY)
-        self._rotation.lost(replica, EngineUnavailable(f"a planned restart: {reason}"))
-        await self._rotation.drained(replica, DRAIN)
-        await host.restart(reason)
+        # Where nobody else answers, wait for a quiet moment rather than make one.
+        while True:
+            async with self._changing:
+                quiet = not replica.running or len(self._rotation.serving()) > 1
+                if quiet and replica.state is State.SERVING:
+                    self._rotation.turn(replica, State.LEAVING)
+                    break
+            await asyncio.sleep(LOOK_EVERY)
+        replica.detail = f"a planned restart: {reason}"
+        await self._rotation.drained(replica, None)
+        await self._restart(replica, host, reason)
+        self._memory = None
 
     # Small things
 
@@ -363,13 +375,3 @@ class Fleet:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-#: Which of several servers' reasons is told: a fault of the adapter says more than a server that is away.
-_GRAVITY: dict[type[HonedError], int] = {AttestationFailed: 2, AdapterInvalid: 1}
-
-
-async def _measured(replica: Replica, name: str, probe: Expected, salt: str) -> list[Expected]:
-    """What one server computes for the probe, as what others must."""
-    (found,) = await replica.measure(name, [probe], salt)
-    return [Expected(probe.prompt, probe.answer, tuple(found))]

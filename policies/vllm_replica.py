@@ -13,9 +13,10 @@ served and computes what they must; it goes out at the first sign of being away.
 import asyncio
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar, cast
 
 from policies.engine import AdapterRef
 from policies.vllm_client import ServerRefused, VllmClient
@@ -23,6 +24,7 @@ from store.errors import AdapterInvalid, AttestationFailed, EngineUnavailable
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 OURS = re.compile(r"it\d{4,}-[0-9a-f]{8}\.[0-9a-f]{12}")
 #: Without a trainer's proof, how far (nats per token, mean) two copies of one adapter may be apart.
 COPIES_AGREE = 0.05
@@ -35,6 +37,8 @@ class State(StrEnum):
     AWAY = "away"
     SERVING = "serving"
     ASLEEP = "asleep"
+    LEAVING = "leaving"
+    """About to be restarted: nobody looks at it until it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,10 @@ class Expected:
 
 @dataclass(eq=False)
 class Served:
-    """An adapter as all servers hold it. `users` counts requests that name it; `closed` takes no new ones."""
+    """An adapter as all servers hold it. `users` counts requests that name it; `closed` takes no new ones.
+
+    `broken` failed on a server that is right otherwise: nobody loads it again.
+    """
 
     ref: AdapterRef
     expected: list[Expected] = field(default_factory=list)
@@ -56,6 +63,7 @@ class Served:
     tolerance: float = COPIES_AGREE
     users: int = 0
     closed: bool = False
+    broken: bool = False
 
     @property
     def name(self) -> str:
@@ -69,6 +77,15 @@ def mean_gap(expected: Sequence[float], measured: Sequence[float]) -> float:
         return float("inf")
     gap = sum(abs(a - b) for a, b in zip(expected, measured, strict=True)) / max(1, len(expected))
     return gap if gap == gap else float("inf")
+
+
+async def together(works: Iterable[Awaitable[T]]) -> list[T]:
+    """Results of works done side by side; the first error only once none of them runs any more."""
+    found = await asyncio.gather(*works, return_exceptions=True)
+    for result in found:
+        if isinstance(result, BaseException):
+            raise result
+    return cast(list[T], found)
 
 
 @dataclass(eq=False)
@@ -106,8 +123,8 @@ class Replica:
             raise EngineUnavailable(f"{self.url} lists no base model")
         self.base, self.context = cards[0].name, cards[0].context or 0
 
-    async def reconcile(self, served: Sequence[Served]) -> None:
-        """Make the server hold exactly these adapters of honed's; others' adapters are left alone."""
+    async def tidy(self, served: Sequence[Served]) -> None:
+        """Take honed's other adapters away; others' adapters are left alone."""
         wanted = {item.name for item in served}
         there = await self.names()
         self.slot_of = {name: slot for name, slot in self.slot_of.items() if name in there}
@@ -115,28 +132,34 @@ class Replica:
             # One whose slot is not known was loaded by an earlier honed: loaded again, its slot can be freed later.
             if OURS.fullmatch(name) and (name not in wanted or name not in self.slot_of):
                 await self.drop(name)
-        if all(OURS.fullmatch(name) for name in there):
-            for stray in await self._slots() - set(self.slot_of.values()):
-                await self.client.free_slot(stray)
-        for item in served:
-            if item.name not in self.slot_of:
-                await self.add(item)
+        await self._sweep()
 
     async def add(self, item: Served) -> None:
-        """Load an adapter.
+        """Load an adapter, under its name for the first time.
 
         Raises:
             AdapterInvalid: the server does not take it.
         """
+        # A last request that was cancelled may have had the server load a dropped adapter once more.
+        await self._sweep()
         before = await self._slots()
+        try:
+            await self._load(item)
+        except ServerRefused as error:
+            raise AdapterInvalid(f"{item.ref.version}: {error}") from error
+        # Loads are made one at a time, so what is new is this one's.
+        for slot in (await self._slots()) - before:
+            self.slot_of[item.name] = slot
+
+    async def _load(self, item: Served) -> None:
         try:
             await self.client.load(item.name, item.ref.path)
         except ServerRefused as error:
             if "already been loaded" not in str(error):
-                raise AdapterInvalid(f"{item.ref.version}: {error}") from error
-        # Loads are made one at a time, so what is new is this one's.
-        for slot in (await self._slots()) - before:
-            self.slot_of[item.name] = slot
+                raise
+            await self.drop(item.name)  # who knows in which slot it is
+            await self._sweep()
+            await self.client.load(item.name, item.ref.path)
 
     async def drop(self, name: str) -> None:
         """Take an adapter away, its slot included. One that is not there is no error."""
@@ -149,6 +172,12 @@ class Replica:
         if slot is not None:
             await self.client.free_slot(slot)
 
+    async def _sweep(self) -> None:
+        """Free the slots nothing of honed's is in; not where somebody else has adapters, whose they may be."""
+        if all(OURS.fullmatch(name) for name in await self.names()):
+            for stray in await self._slots() - set(self.slot_of.values()):
+                await self.client.free_slot(stray)
+
     async def _slots(self) -> frozenset[int]:
         try:
             return await self.client.slots()
@@ -160,7 +189,7 @@ class Replica:
     async def measure(self, name: str, texts: Sequence[Expected], salt: str) -> list[list[float]]:
         """Log-probabilities of texts under one name, all at once."""
         rows = (self.client.score(name, text.prompt, text.answer, salt) for text in texts)
-        return list(await asyncio.gather(*rows))
+        return await together(rows)
 
     async def prove(self, item: Served, base: Sequence[Expected]) -> None:
         """Hold an adapter, and the base beside it in the same batches, against what they must compute.
@@ -172,8 +201,11 @@ class Replica:
             AttestationFailed: one of them computes something else.
         """
         plain = item.base or base
-        measured, beside = await asyncio.gather(
-            self.measure(item.name, item.expected, item.ref.digest), self.measure(self.base, plain, BASE_SALT)
+        measured, beside = await together(
+            [
+                self.measure(item.name, item.expected, item.ref.digest),
+                self.measure(self.base, plain, BASE_SALT),
+            ]
         )
         self._compare(item.ref.version, item.expected, measured, item.tolerance)
         self._compare("base", plain, beside, item.tolerance)

@@ -76,20 +76,25 @@ class Rotation:
         """
         await _until(lambda: bool(self.serving()), timeout)
         if not self.serving():
+            log.warning("no model server answers after %g s: %s", timeout, self.details())
             raise self.nobody()
 
-    async def drained(self, replica: Replica, timeout: float) -> None:
+    async def drained(self, replica: Replica, timeout: float | None) -> None:
         """Wait for a server's answers to end, at most `timeout` seconds."""
         await _until(lambda: not replica.running, timeout)
 
     def nobody(self) -> EngineUnavailable:
-        """Why no request can be answered."""
+        """Why no request can be answered, for clients: addresses and causes are in the log and in `details`."""
         if any(replica.state is State.ASLEEP for replica in self.replicas):
             return EngineUnavailable(
                 "the model sleeps while an iteration trains (policies.engine.share)", retry_after=ASLEEP_RETRY
             )
-        details = "; ".join(f"{replica.url}: {replica.detail}" for replica in self.replicas)
-        return EngineUnavailable(f"no model server answers now ({details})", retry_after=AWAY)
+        return EngineUnavailable("no model server answers now", retry_after=AWAY)
+
+    def details(self) -> str:
+        """Every server out of rotation and why, for operators."""
+        away = [replica for replica in self.replicas if replica.state is not State.SERVING]
+        return "; ".join(f"{replica.url}: {replica.state} {replica.detail}".strip() for replica in away)
 
 
 def least_loaded(replicas: Sequence[Replica], usual: Replica | None, slack: int) -> Replica:
@@ -100,7 +105,7 @@ def least_loaded(replicas: Sequence[Replica], usual: Replica | None, slack: int)
     return freest
 
 
-async def _until(condition: Callable[[], bool], timeout: float) -> None:
+async def _until(condition: Callable[[], bool], timeout: float | None) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout):
             while not condition():
