@@ -16,7 +16,7 @@ import re
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from policies.engine import AdapterRef
 from policies.vllm_client import ServerRefused, VllmClient
@@ -81,11 +81,10 @@ def mean_gap(expected: Sequence[float], measured: Sequence[float]) -> float:
 
 async def together(works: Iterable[Awaitable[T]]) -> list[T]:
     """Results of works done side by side; the first error only once none of them runs any more."""
-    found = await asyncio.gather(*works, return_exceptions=True)
-    for result in found:
-        if isinstance(result, BaseException):
-            raise result
-    return cast(list[T], found)
+    # By task and not by type: some works return an error as their result, and that is no failure.
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return [task.result() for task in tasks]
 
 
 @dataclass(eq=False)
