@@ -82,13 +82,3 @@ def prompts() -> Prompts:
 def vote(likes: bool, *, noise: float, rng: random.Random) -> bool:
     """What they press: what they think, but for a share of slips."""
     return likes != (rng.random() < noise)
-
-
-def wilson(hits: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a proportion; (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    p, square = hits / trials, z * z
-    middle = (p + square / (2 * trials)) / (1 + square / trials)
-    half = z * ((p * (1 - p) + square / (4 * trials)) / trials) ** 0.5 / (1 + square / trials)
-    return middle - half, middle + half

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon.client import Client
-from daemon.people import Taste, prompts, taste, vote, wilson
+from daemon.people import Taste, prompts, taste, vote
 from daemon.state_files import SERVICE
+from judge.evaluate import wilson
 from store.errors import HonedError
 from store.records import FINISHED_STAGES, Stage
 
@@ -170,7 +171,7 @@ class Crowd:
         questions = list(prompts().never_asked) * self.plan.answers
         answers = self.ask_all(questions, seed)
         hits = sum(self.taste.likes(answer.text) for answer in answers)
-        low, high = wilson(hits, len(answers))
+        low, high = wilson(hits / len(answers), len(answers), 0.95)
         return {
             "after": label,
             "adapter": answers[0].model,

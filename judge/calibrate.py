@@ -19,9 +19,9 @@ and no pair is made of it. Turning its sign would train on the opposite of its o
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,21 +97,6 @@ class Calibration:
             "labels": self.labels,
             "comparisons": self.comparisons,
         }
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """What `to_json` gave."""
-        kind = stored["kind"]
-        if kind not in ("constant", "platt", "pairwise", "isotonic"):
-            raise ValueError(f"no calibration is called {kind!r}")
-        return cls(
-            kind=cast(Kind, kind),
-            slope=float(stored["slope"]),
-            intercept=float(stored["intercept"]),
-            knots=tuple((float(score), float(p)) for score, p in stored.get("knots", ())),
-            labels=int(stored.get("labels", 0)),
-            comparisons=int(stored.get("comparisons", 0)),
-        )
 
 
 def fit(items: Sequence[HumanItem], scores: Sequence[Scores]) -> Calibration:

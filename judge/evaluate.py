@@ -133,7 +133,11 @@ def compared(items: Sequence[HumanItem], scores: Sequence[Scores], confidence: f
 
 
 def wilson(share: float, trials: float, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a share, two-sided. A tie is half a hit, which makes it a little too wide."""
+    """Wilson's score interval of a share, two-sided. A tie is half a hit, which makes it a little too wide.
+    (0, 1) without trials.
+    """
+    if not trials:
+        return 0.0, 1.0
     z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
     square = z * z / trials
     middle = (share + square / 2) / (1 + square)

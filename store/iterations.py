@@ -114,17 +114,6 @@ class Iterations:
         )
         return [StageEntry(row["iteration"], Stage(row["stage"]), row["at"], row["note"]) for row in rows]
 
-    def stages_since(self, entry_id: int, limit: int = 100) -> Sequence[tuple[int, StageEntry]]:
-        """Moves after the one of that id, oldest first, each with its id: what an event stream tails."""
-        rows = self._session.rows(
-            "select id, iteration, stage, at, note from iteration_stages where id > ? order by id limit ?",
-            [entry_id, limit],
-        )
-        return [
-            (row["id"], StageEntry(row["iteration"], Stage(row["stage"]), row["at"], row["note"]))
-            for row in rows
-        ]
-
     def set_progress(self, iteration: int, progress: dict[str, Any]) -> None:
         """Overwrite how far the running stage is; a view for people, not a fact."""
         sql = "update iterations set progress = ? where id = ?"

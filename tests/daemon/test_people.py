@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from daemon.people import TASTES, brief, has_list, prompts, short_first_sentence, taste, vote, wilson
+from daemon.people import TASTES, brief, has_list, prompts, short_first_sentence, taste, vote
 from store.errors import Invalid
 
 
@@ -53,9 +53,3 @@ def test_votes_slip_at_the_stated_rate() -> None:
     rng = random.Random(0)
     slips = sum(not vote(True, noise=0.1, rng=rng) for _ in range(2000))
     assert 150 < slips < 250
-
-
-def test_wilsons_interval_matches_the_textbook() -> None:
-    low, high = wilson(45, 100)
-    assert (round(low, 3), round(high, 3)) == (0.356, 0.548)
-    assert wilson(0, 0) == (0.0, 1.0)

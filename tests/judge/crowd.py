@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judge.humans import HumanItem
+from judge.humans import HumanItem, Origin
 from judge.scorer import Question, Score, Scores
 from store.records import Message
+
+#: What a judge says of an answer, seeing its true quality and its text; None abstains.
+Opinion = Callable[[float, str], float | None]
 
 #: How sharply people tell one standard deviation of quality.
 SHARPNESS = 2.0
@@ -20,7 +23,7 @@ class Crowd:
     items: list[HumanItem]
     quality: list[list[float]]
 
-    def judged(self, opinion: Callable[[float, str], float | None]) -> list[Scores]:
+    def judged(self, opinion: Opinion) -> list[Scores]:
         """Scores of a judge that sees true quality and text; None abstains."""
         return [
             tuple(
@@ -47,8 +50,8 @@ def crowd(seed: int, *, comparisons: int = 60, singles: int = 80, longer_is_like
         answers = tuple("x" * max(1, round(length)) for length in lengths)
         goods = (bool(first), not first) if pair else (bool(first),)
         prompt = (Message("user", f"Question {number}?"),)
-        source = "comparison" if pair else "thumb"
-        items.append(HumanItem(Question(prompt, answers), goods, source, str(number)))  # type: ignore[arg-type]
+        source: Origin = "comparison" if pair else "thumb"
+        items.append(HumanItem(Question(prompt, answers), goods, source, str(number)))
         qualities.append(quality)
     return Crowd(items, qualities)
 

@@ -1,6 +1,7 @@
 """What counts as people's word on an answer, and what is left out."""
 
 import math
+from typing import Any, Literal
 
 import pytest
 
@@ -53,15 +54,21 @@ def answer(
 
 
 def said(
-    completion: Completion, kind: str, value: object, *, who: str = "ann", at: float = 2.0, index: int = 0
+    completion: Completion,
+    kind: str,
+    value: bool | int | str | None,
+    *,
+    who: str = "ann",
+    at: float = 2.0,
+    index: int = 0,
 ) -> Evidence:
     name = f"{completion.id}-{who}-{kind}-{index}"
-    event = Feedback(name, at, completion.id, index, who, FeedbackKind(kind), value)  # type: ignore[arg-type]
+    event = Feedback(name, at, completion.id, index, who, FeedbackKind(kind), value)
     return Evidence(event, completion)
 
 
-def label(name: str, about: str, *, at: float = 3.0, **fields: object) -> Label:
-    return Label(name, at, "op", "looked at it", about, **fields)  # type: ignore[arg-type]
+def label(name: str, about: str, *, at: float = 3.0, **fields: Any) -> Label:
+    return Label(name, at, "op", "looked at it", about, **fields)
 
 
 def found(
@@ -69,7 +76,7 @@ def found(
     labels: list[Label] | None = None,
     completions: list[Completion] | None = None,
     *,
-    weights: str = "base",
+    weights: Literal["base", "incumbent"] = "base",
     max_labels: int = 100,
     feedback: FeedbackConfig = HALF,
 ) -> Humans:
@@ -79,7 +86,7 @@ def found(
         labels or [],
         known,
         feedback=feedback,
-        weights=weights,  # type: ignore[arg-type]
+        weights=weights,
         max_labels=max_labels,
     )
 
@@ -91,7 +98,7 @@ def opinions(humans: Humans) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize("weights", ["base", "incumbent"])
-def test_votes_count_on_the_never_train_side_alone(weights: str) -> None:
+def test_votes_count_on_the_never_train_side_alone(weights: Literal["base", "incumbent"]) -> None:
     aside, train = answer(ASIDE), answer(TRAIN)
     humans = found([said(aside, "thumb", True), said(train, "thumb", False)], weights=weights)
     assert opinions(humans) == [(f"Answer {ASIDE}.", True)]
@@ -113,7 +120,7 @@ def test_votes_count_on_the_never_train_side_alone(weights: str) -> None:
     ],
 )
 def test_several_people_make_one_label_or_none(
-    events: list[tuple[str, str, object]], good: bool | None
+    events: list[tuple[str, str, bool | int | str | None]], good: bool | None
 ) -> None:
     completion = answer(ASIDE)
     humans = found([said(completion, kind, value, who=who) for who, kind, value in events])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,13 +113,13 @@ def test_what_is_shown_is_one_line_each_without_control_tokens() -> None:
     assert few_shot(seeds, seed=3) == few_shot(seeds, seed=3) != few_shot(seeds, seed=4)
 
 
-def written(engine: FakeEngine | SayingEngine, **changes: object) -> list[str]:
-    arguments: dict[str, object] = {"count": 3, "adapter": None, "seed": 5, **changes}
+def written(engine: FakeEngine | SayingEngine, **changes: Any) -> list[str]:
+    arguments: dict[str, Any] = {"count": 3, "adapter": None, "seed": 5, **changes}
 
     async def scene() -> list[str]:
         await engine.start()
         seeds = arguments.pop("seeds", SEEDS)
-        return await asyncio.wait_for(write_prompts(engine, seeds, **arguments), timeout=20)  # type: ignore[arg-type]
+        return await asyncio.wait_for(write_prompts(engine, seeds, **arguments), timeout=20)
 
     return asyncio.run(scene())
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -219,7 +220,7 @@ def test_which_prompts_take_base_is_stable_and_near_the_share() -> None:
     assert all(takes_base(prompt, 1.0) for prompt in prompts)
 
 
-def recorded(name: str, *texts: str, prompt: tuple[Message, ...] = PROMPT, **changes: object) -> Completion:
+def recorded(name: str, *texts: str, prompt: tuple[Message, ...] = PROMPT, **changes: Any) -> Completion:
     made = Completion(
         id=name,
         created_at=1.0,
@@ -232,7 +233,7 @@ def recorded(name: str, *texts: str, prompt: tuple[Message, ...] = PROMPT, **cha
         status=CompletionStatus.DONE,
         choices=tuple(Choice(n, text, "stop") for n, text in enumerate(texts)),
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 SAMPLES = {

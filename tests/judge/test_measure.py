@@ -10,7 +10,7 @@ from judge.humans import HumanItem, scored
 from judge.measure import MIN_PROMPTS, agreement, measure
 from judge.scorer import Question, Score, Scores
 from store.records import Message
-from tests.judge.crowd import Crowd, crowd, noisy
+from tests.judge.crowd import Crowd, Opinion, crowd, noisy
 
 
 def item(*answers: tuple[str, bool], prompt: str = "What?") -> HumanItem:
@@ -189,6 +189,6 @@ def test_swap_consistency_is_there_for_scorers_that_compare() -> None:
 
 
 @pytest.mark.parametrize("opinion", [lambda quality, text: 3.0, lambda quality, text: -quality])
-def test_a_judge_that_says_nothing_of_use_has_no_spread(opinion: object) -> None:
+def test_a_judge_that_says_nothing_of_use_has_no_spread(opinion: Opinion) -> None:
     made: Crowd = crowd(5)
-    assert measured(made.items, made.judged(opinion))["spread"] == 0  # type: ignore[arg-type]
+    assert measured(made.items, made.judged(opinion))["spread"] == 0

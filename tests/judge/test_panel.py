@@ -1,5 +1,7 @@
 """Several scorers' opinions as one."""
 
+from typing import Literal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,8 +90,10 @@ ROW = st.lists(st.one_of(st.none(), st.floats(-5, 5)), min_size=4, max_size=4)
 
 
 @given(st.lists(ROW, max_size=4), st.sampled_from(["mean", "majority"]))
-def test_q_is_a_probability_and_its_mirror_image(rows: list[list[float | None]], how: str) -> None:
-    panel: Panel = convene([says(*row) for row in rows], how, answers=4)  # type: ignore[arg-type]
+def test_q_is_a_probability_and_its_mirror_image(
+    rows: list[list[float | None]], how: Literal["mean", "majority"]
+) -> None:
+    panel: Panel = convene([says(*row) for row in rows], how, answers=4)
     for one in range(4):
         for other in range(4):
             q, mirrored = panel.q(one, other), panel.q(other, one)

@@ -83,11 +83,3 @@ def test_measurements_verdicts_and_reports_are_kept(store: Store) -> None:
     assert (second.value, second.verdict) == (None, Verdict.FAIL)
     assert store.iterations.report(begun.id) == {"samples": ["ä"]}
     assert store.iterations.progress(begun.id) == {"done": 1}
-
-
-def test_stage_moves_can_be_tailed(store: Store) -> None:
-    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
-    ((first, entry),) = store.iterations.stages_since(0)
-    assert entry.stage is Stage.QUEUED
-    store.iterations.move(begun.id, Stage.TRAINING)
-    assert [e.stage for _, e in store.iterations.stages_since(first)] == [Stage.TRAINING]
