@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from daemon.config import GateConfig
+from daemon.limits import GateConfig
 from store.records import GateResult, Verdict
 
 

@@ -5,6 +5,7 @@ APScheduler only ticks; what is true lives in the store. `due` also says why not
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -57,7 +58,7 @@ def parse_hours(text: str) -> tuple[int, int]:
     return minutes[0], minutes[1]
 
 
-def in_quiet_hours(now: float, hours: list[str]) -> bool:
+def in_quiet_hours(now: float, hours: Sequence[str]) -> bool:
     """Whether `now` (UTC) lies in one of the spans; a span may cross midnight."""
     at = datetime.fromtimestamp(now, UTC)
     minute = at.hour * 60 + at.minute

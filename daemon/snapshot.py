@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-from daemon.config import GateConfig
+from daemon.limits import GateConfig
 from daemon.runtime import Runtime
 from judge.judged import TrainingPair
 from judge.pairs import Answer, Liking, Pair, Preferences
@@ -49,7 +49,7 @@ def kl_spec(gate: GateConfig) -> spec.KlSpec:
         step_hard=gate.kl_step_hard,
         base_soft=gate.kl_base_soft,
         base_hard=gate.kl_base_hard,
-        scales=gate.scales,
+        scales=list(gate.scales),
     )
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import GateConfig
 from daemon.gate import Outcome, checks, decide, ratio
+from daemon.limits import GateConfig
 from store.records import Verdict
 
 LIMITS = GateConfig()
