@@ -83,6 +83,8 @@ class DaemonConfig(Section):
     """Watching what was promoted."""
     keep_loaded: int = Field(default=2, ge=1, le=16)
     """Adapters kept in the engine: the active one and those served before it, ready for an instant rollback."""
+    engine_patience: float = Field(default=900.0, ge=0)
+    """Seconds a trained candidate waits for an engine that is away, before its iteration fails."""
 
 
 class PoliciesConfig(Section):

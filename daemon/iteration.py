@@ -28,8 +28,6 @@ from store.errors import AdapterInvalid, AttestationFailed, TrainingFailed
 from store.failpoints import failpoint
 from store.records import Adapter, AdapterStatus, Completion, Evidence, Example, Iteration, Split, Stage
 
-#: Seconds a trained candidate waits for an engine that is away.
-PATIENCE = 900.0
 #: Stages before the snapshot is sealed. What was drawn and judged in them is in the store and is found again.
 BEFORE_TRAINING = (Stage.QUEUED, Stage.COLLECTING, Stage.SAMPLING, Stage.JUDGING)
 
@@ -47,7 +45,7 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
         failpoint("iteration.gated")
     except TrainingFailed as error:
         return await end(runtime, iteration, Stage.FAILED, str(error))
-    await until_ready(runtime)
+    await until_ready(runtime, patience=runtime.config.daemon.engine_patience)
     async with runtime.swapping:
         if decision.outcome is not Outcome.REJECT:
             decision = await prove(runtime, candidate, report, decision)
@@ -202,7 +200,7 @@ def describe(runtime: Runtime, iteration: Iteration, report: spec.Report) -> Ada
     )
 
 
-async def until_ready(runtime: Runtime, *, patience: float = PATIENCE) -> None:
+async def until_ready(runtime: Runtime, *, patience: float) -> None:
     """Wait, for a while, until the engine answers: a server that fell while its neighbour trained takes minutes to
     come back, and what was trained is worth the wait. Nobody's rollback waits for this.
     """

@@ -120,9 +120,8 @@ def test_a_server_that_answers_too_late_leaves_the_rotation_and_comes_back(
 def test_with_every_server_gone_activation_is_refused_and_the_votes_wait(
     model: Path, pair: list[Server], tmp_path: Path
 ) -> None:
-    with running(
-        tmp_path / "state", model, **settings(pair, HONED_POLICIES__ENGINE__LOAD_TIMEOUT="8")
-    ) as service:
+    soon = {"HONED_POLICIES__ENGINE__LOAD_TIMEOUT": "8", "HONED_DAEMON__ENGINE_PATIENCE": "5"}
+    with running(tmp_path / "state", model, **settings(pair, **soon)) as service:
         client = service.wait_until_ready()
         assert client is not None, service.tail()
         votes = chat_and_vote(client, 16)
