@@ -25,6 +25,7 @@ from store.judgements import Judgements
 from store.labels import Labels
 from store.metrics import Metrics
 from store.migrations import MIGRATIONS, pending
+from store.quarantine import Quarantine
 from store.session import Inside, Live, Readers, ReadOnly, Session, Writer, connect_reader, connect_writer
 from store.state import State
 
@@ -43,6 +44,7 @@ class Store:
         self.feedback = FeedbackLog(session)
         self.judgements = Judgements(session)
         self.labels = Labels(session)
+        self.quarantine = Quarantine(session, clock)
         self.adapters = Adapters(session, clock)
         self.iterations = Iterations(session, clock)
         self.metrics = Metrics(session)

@@ -19,12 +19,17 @@ LIVE = """
     from latest_feedback f join completions c on c.id = f.completion_id
     where f.value != 'null' and c.status in ('done', 'cancelled') and c.stored = 1 and c.source = :chat
       and (:before is null or f.created_at < :before)
+      and not exists (select 1 from quarantined q where q.feedback_id = f.id)
 """
+# What was let out of quarantine is new again: the adapters that learned from it are not served any more.
 UNSPENT = f"""
       and not exists (
         select 1 from iteration_examples e join iterations i on i.id = e.iteration
         where e.feedback_id = f.id and e.split = 'train'
-          and i.stage in ({", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES))}))
+          and i.stage in ({", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES))})
+          and i.id > coalesce((
+            select max(r.last_iteration) from quarantine q join quarantine_releases r on r.quarantine = q.id
+            where q.feedback_id = f.id), 0))
 """
 
 
@@ -81,7 +86,7 @@ class FeedbackLog:
         return self._select("feedback order by seq desc limit :limit", limit=limit)
 
     def live(self, *, before: float | None = None) -> list[Evidence]:
-        """Everything that counts now, with its answer, oldest first."""
+        """Everything that counts now, with its answer, oldest first. What is in quarantine does not count."""
         return self._evidence(LIVE, before)
 
     def unused(self, *, before: float | None = None) -> list[Evidence]:

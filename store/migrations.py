@@ -195,6 +195,33 @@ def m004_judging(db: Database) -> None:
     db.execute("create index completions_by_source on completions (source, created_at)")
 
 
+@MIGRATIONS()
+def m006_quarantine(db: Database) -> None:
+    # What a rolled back adapter learned from, held back until somebody lets it go: both moves are facts.
+    db.execute("""
+        create table quarantine (
+            id integer primary key, feedback_id text not null references feedback (id),
+            iteration integer not null references iterations (id), at real not null,
+            actor text not null, reason text not null
+        ) strict""")
+    db.execute("create index quarantine_by_feedback on quarantine (feedback_id)")
+    # `last_iteration`: the newest one then. Up to it, having been learned from does not use a released event up.
+    db.execute("""
+        create table quarantine_releases (
+            quarantine integer primary key references quarantine (id), at real not null,
+            actor text not null, reason text not null, last_iteration integer not null
+        ) strict""")
+    for table in ("quarantine", "quarantine_releases"):
+        for change in ("update", "delete"):
+            db.execute(f"""
+                create trigger {table}_refuses_{change} before {change} on {table}
+                begin select raise(abort, 'quarantine is append-only'); end""")
+    db.execute("""
+        create view quarantined as
+        select q.* from quarantine q left join quarantine_releases r on r.quarantine = q.id
+        where r.quarantine is null""")
+
+
 def pending(db: Database) -> list[str]:
     """Names of the steps this database still lacks.
 
