@@ -5,6 +5,7 @@ errors. Importing this loads no tensor library, so `honed --help` stays quick.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -139,6 +140,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+#: What stands before the host of an address that should not hold it: refused, and not to be shown when it is.
+NAME_AND_PASSWORD = r"//[^/\s'\"]*@"
+
+
 def explain(error: ValidationError) -> str:
     """Every problem on a line: the key, the value found, what is allowed."""
     lines = []
@@ -148,7 +153,7 @@ def explain(error: ValidationError) -> str:
             lines.append(f"{key}: unknown key; docs/configuration.md lists those allowed")
         else:
             lines.append(f"{key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
+    return re.sub(NAME_AND_PASSWORD, "//***@", "\n".join(lines))
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:

@@ -60,6 +60,16 @@ def test_a_bad_file_names_key_value_and_what_is_allowed(tmp_path: Path, text: st
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("urls", ['["http://ann:s3cret@host:8001"]', '"http://ann:s3cret@host:8001"'])
+def test_a_password_in_an_address_is_refused_and_not_shown(tmp_path: Path, urls: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[policies.engine]\nurls = {urls}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file, {})
+    assert "policies.engine.urls" in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nowhere.toml"):
         load(tmp_path / "nowhere.toml", {})
