@@ -16,6 +16,7 @@ from sqlite_utils import Database
 
 from store.adapters import Adapters
 from store.audit import Audit
+from store.canaries import Canaries
 from store.completions import Completions
 from store.errors import AlreadyRunning, HonedError, NotFound
 from store.feedback import FeedbackLog
@@ -25,6 +26,7 @@ from store.judgements import Judgements
 from store.labels import Labels
 from store.metrics import Metrics
 from store.migrations import MIGRATIONS, pending
+from store.outcomes import Outcomes
 from store.quarantine import Quarantine
 from store.session import Inside, Live, Readers, ReadOnly, Session, Writer, connect_reader, connect_writer
 from store.state import State
@@ -50,6 +52,8 @@ class Store:
         self.metrics = Metrics(session)
         self.intents = Intents(session, clock)
         self.audit = Audit(session, clock)
+        self.canaries = Canaries(session, clock)
+        self.outcomes = Outcomes(session)
         self.state = State(session)
 
     @classmethod

@@ -9,6 +9,7 @@ from sqlite_utils import Database
 from store.errors import Invalid, NotFound
 from store.records import (
     FINISHED_STAGES,
+    SETTLED_STAGES,
     Example,
     GateResult,
     Iteration,
@@ -24,7 +25,7 @@ COLUMNS = (
     "reason, config, counts"
 )
 CHANGEABLE = ("incumbent", "candidate", "attempt", "snapshot_digest", "reason", "counts")
-FINISHED = ", ".join(f"'{stage.value}'" for stage in sorted(FINISHED_STAGES))
+SETTLED = ", ".join(f"'{stage.value}'" for stage in sorted(SETTLED_STAGES))
 
 
 class Iterations:
@@ -96,8 +97,8 @@ class Iterations:
         return [iteration_of(row) for row in rows]
 
     def running(self) -> Iteration | None:
-        """The one not finished yet."""
-        sql = f"select {COLUMNS} from iterations where stage not in ({FINISHED}) order by id desc limit 1"
+        """The one the loop works on; one in canary waits for people only."""
+        sql = f"select {COLUMNS} from iterations where stage not in ({SETTLED}) order by id desc limit 1"
         rows = self._session.rows(sql)
         return iteration_of(rows[0]) if rows else None
 

@@ -196,6 +196,21 @@ def m004_judging(db: Database) -> None:
 
 
 @MIGRATIONS()
+def m005_canaries(db: Database) -> None:
+    db.execute("""
+        create table canaries (
+            id integer primary key, version text not null references adapters (version),
+            incumbent text references adapters (version), iteration integer references iterations (id),
+            step integer not null, share real not null, began_at real not null, step_at real not null,
+            ended_at real, outcome text, reason text,
+            check ((ended_at is null) = (outcome is null))
+        ) strict""")
+    # One at a time: two would each be held against people whom the other answers.
+    db.execute("create unique index canaries_open on canaries ((1)) where ended_at is null")
+    db.execute("create index completions_by_adapter on completions (adapter, created_at)")
+
+
+@MIGRATIONS()
 def m006_quarantine(db: Database) -> None:
     # What a rolled back adapter learned from, held back until somebody lets it go: both moves are facts.
     db.execute("""

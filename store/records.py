@@ -143,10 +143,13 @@ class Evidence:
 
 
 class AdapterStatus(StrEnum):
-    """`candidate` until settled; `active` is the one served; `superseded` was active and may come back."""
+    """`candidate` until settled; `canary` answers some people; `active` is the one served; `superseded` was active
+    and may come back.
+    """
 
     CANDIDATE = "candidate"
     HELD = "held"
+    CANARY = "canary"
     ACTIVE = "active"
     SUPERSEDED = "superseded"
     REJECTED = "rejected"
@@ -184,6 +187,34 @@ class Activation:
     reason: str
 
 
+class CanaryOutcome(StrEnum):
+    """How a canary ended."""
+
+    PROMOTED = "promoted"
+    ROLLED_BACK = "rolled_back"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """A version that answers a share of the people, beside the incumbent (None: the base) that answers the others.
+
+    `step` counts from 0, `step_at` is when it began. Open until it has an `outcome`.
+    """
+
+    id: int
+    version: str
+    incumbent: str | None
+    iteration: int | None
+    step: int
+    share: float
+    began_at: float
+    step_at: float
+    ended_at: float | None = None
+    outcome: CanaryOutcome | None = None
+    reason: str | None = None
+
+
 class Stage(StrEnum):
     """Where an iteration stands. Those in `FINISHED_STAGES` are final but for a later rollback."""
 
@@ -205,6 +236,8 @@ class Stage(StrEnum):
 FINISHED_STAGES = frozenset(
     {Stage.REJECTED, Stage.HELD, Stage.ACTIVE, Stage.ROLLED_BACK, Stage.FAILED, Stage.ABORTED}
 )
+#: Stages in which the loop has no work of its own left: a canary only waits for people's votes.
+SETTLED_STAGES = FINISHED_STAGES | {Stage.CANARY}
 #: Iterations that used their feedback up. A rolled back one did too: learning the same again would bring the same
 #: adapter back. A held one has not yet: what nobody promotes should not cost people their votes.
 SPENT_STAGES = frozenset({Stage.CANARY, Stage.ACTIVE, Stage.ROLLED_BACK})
@@ -287,6 +320,7 @@ class IntentKind(StrEnum):
     RESUME = "resume"
     LABEL = "label"
     FORGET = "forget"
+    RELEASE = "release"
 
 
 class IntentStatus(StrEnum):

@@ -1,0 +1,109 @@
+"""How a version's answers fared with people: votes, and what can be counted without asking anybody.
+
+Only answers that a person asked for. Texts are left out: whoever decides by these rows needs no content, and
+answers that were asked with `store: false` count too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from store.session import Session
+
+VOTES = """
+    select f.principal, f.created_at, f.value
+    from completions c join feedback f on f.completion_id = c.id
+    where c.adapter is :version and c.source = 'chat' and f.kind = 'thumb'
+      and c.created_at >= :since and f.created_at < :before and f.value != 'null'
+      and not exists (
+        select 1 from feedback later
+        where later.completion_id = f.completion_id and later.choice_index = f.choice_index
+          and later.kind = 'thumb' and later.seq > f.seq and later.created_at < :before)
+    order by f.seq {direction} limit :limit
+"""
+#: A failed answer without a latency was cut off by a stop of the service, which is not the version's doing.
+ANSWERS = """
+    select c.principal, c.created_at, c.status, c.completion_tokens, c.latency_s,
+      (select count(*) from completion_choices o where o.completion_id = c.id) as choices,
+      exists (select 1 from feedback f where f.completion_id = c.id and f.kind = 'regenerate'
+        and f.created_at < :before) as regenerated
+    from completions c
+    where c.adapter is :version and c.source = 'chat' and c.created_at >= :since and c.created_at < :before
+      and (c.status in ('done', 'cancelled') or (c.status = 'failed' and c.latency_s is not null))
+    order by c.created_at {direction}, c.rowid {direction} limit :limit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """What counts about an answer: the latest thumb, whoever gave it. `at`: seconds since the epoch."""
+
+    principal: str
+    at: float
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request as it ended. `length` is tokens per choice, `pace` seconds per token; None where it has none."""
+
+    principal: str
+    at: float
+    failed: bool
+    regenerated: bool
+    length: float | None
+    pace: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Answers of one version (None: the base) in [since, before); at most `limit`, from its end if `newest`."""
+
+    version: str | None
+    since: float = 0.0
+    before: float = float("inf")
+    limit: int = 1000
+    newest: bool = False
+
+
+class Outcomes:
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def votes(self, span: Span) -> Sequence[Vote]:
+        """Votes given before the span's end on answers given in it, in the order they were given."""
+        rows = [
+            Vote(row["principal"], row["created_at"], row["value"] == "true")
+            for row in self._session.rows(VOTES.format(direction=direction(span)), values(span))
+        ]
+        return rows[::-1] if span.newest else rows
+
+    def answers(self, span: Span) -> Sequence[Answer]:
+        """Answers of the span, in the order they were asked for."""
+        found = []
+        for row in self._session.rows(ANSWERS.format(direction=direction(span)), values(span)):
+            whole = row["status"] == "done" and row["completion_tokens"] > 0
+            tokens, latency = row["completion_tokens"], row["latency_s"]
+            found.append(
+                Answer(
+                    row["principal"],
+                    row["created_at"],
+                    failed=row["status"] == "failed",
+                    regenerated=bool(row["regenerated"]),
+                    length=tokens / max(row["choices"], 1) if whole else None,
+                    pace=latency / tokens if whole and latency is not None else None,
+                )
+            )
+        return found[::-1] if span.newest else found
+
+
+def direction(span: Span) -> str:
+    return "desc" if span.newest else "asc"
+
+
+def values(span: Span) -> dict[str, str | float | int | None]:
+    return {
+        "version": span.version,
+        "since": span.since,
+        "before": span.before,
+        "limit": span.limit,
+    }
