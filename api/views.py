@@ -130,6 +130,7 @@ def completion_in_full(store: Store, id: str) -> dict[str, Any]:
         "object": "completion",
         "adapter": one.adapter or BASE,
         "feedback": [asdict(event) for event in store.feedback.events(id)],
+        "quarantine": [asdict(each) for each in store.quarantine.of(id)],
         "judgements": [asdict(each) for each in store.judgements.of(id)],
         "iterations": [iteration(each) for each in store.iterations.trained_by(id)],
     }
@@ -179,6 +180,7 @@ def status(store: Store) -> dict[str, Any]:
         "running": running and {**iteration(running), "progress": store.iterations.progress(running.id)},
         "last_iteration": last and iteration(last),
         "feedback": feedback,
+        "quarantined": store.quarantine.count(),
         "completions": store.completions.count(),
         "judge": {one["scorer"]: standing(one) for one in judges(store)},
         "schedule": store.state.get("schedule"),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from daemon import gate, judging, trainer
+from daemon import gate, judging, quarantine, trainer
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.memory import require_free
@@ -79,7 +79,13 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     }
 
     def commit(tx: Store) -> Iteration:
-        tx.iterations.add_examples(lineage(iteration.id, preferences))
+        learned = lineage(iteration.id, preferences)
+        overtaken = quarantine.overtaken(tx, learned)
+        if overtaken is not None:
+            return tx.iterations.move(
+                iteration.id, Stage.ABORTED, note=overtaken, changes={"reason": overtaken}
+            )
+        tx.iterations.add_examples(learned)
         tx.judgements.set_pairs(iteration.id, judged.records)
         return tx.iterations.move(iteration.id, Stage.TRAINING, note=judged.note, changes=changes)
 

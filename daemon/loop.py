@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from daemon import iteration, promote, schedule
+from daemon import iteration, promote, quarantine, schedule
 from daemon.runtime import Runtime
 from store.db import Store
 from store.errors import HonedError, Invalid, RefusedByGate
@@ -49,6 +49,7 @@ class Loop:
             IntentKind.PAUSE: self._pause,
             IntentKind.RESUME: self._resume,
             IntentKind.LABEL: self._label,
+            IntentKind.RELEASE: self._release,
         }
 
     async def tick(self) -> None:
@@ -214,6 +215,16 @@ class Loop:
 
         await asyncio.to_thread(self.runtime.store.atomic, commit)
 
+    async def _release(self, intent: Intent) -> None:
+        """Feedback in quarantine may train again."""
+
+        def commit(tx: Store) -> None:
+            of = intent.arguments.get("iteration")
+            count = quarantine.release(tx, of, actor=intent.principal, reason=intent.reason)
+            tx.intents.update(intent.id, IntentStatus.DONE, {"released": count})
+
+        await asyncio.to_thread(self.runtime.store.atomic, commit)
+
     async def _set_paused(self, intent: Intent, *, paused: bool) -> None:
         def commit(tx: Store) -> None:
             tx.state.set(PAUSED, paused)
@@ -226,7 +237,8 @@ class Loop:
 
 
 def order(intent: Intent) -> promote.Order:
-    return promote.Order(intent.principal, intent.reason, intent.id)
+    quarantined = intent.arguments.get("quarantine") is True
+    return promote.Order(intent.principal, intent.reason, intent.id, quarantine=quarantined)
 
 
 def written_answers(intent: Intent) -> tuple[Completion | None, dict[str, Any]]:

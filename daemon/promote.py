@@ -6,10 +6,13 @@ the row last, so a crash between the two serves what was served before.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
+from daemon import quarantine
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.runtime import Runtime
@@ -72,10 +75,12 @@ class Order:
     actor: str
     reason: str
     intent: str | None = None
+    quarantine: bool = False
+    """A rollback holds back what the adapters it leaves learned from."""
 
-    def close(self, tx: Store, serving: str) -> None:
+    def close(self, tx: Store, serving: str, told: Mapping[str, Any] | None = None) -> None:
         if self.intent is not None:
-            tx.intents.update(self.intent, IntentStatus.DONE, {"serving": serving})
+            tx.intents.update(self.intent, IntentStatus.DONE, {"serving": serving, **(told or {})})
 
 
 async def settle(runtime: Runtime, settlement: Settlement) -> Iteration:
@@ -191,7 +196,10 @@ async def swap_back(runtime: Runtime, version: str | None, order: Order) -> str:
             tx.iterations.move(
                 left.iteration, Stage.ROLLED_BACK, note=order.reason, changes={"reason": order.reason}
             )
-        record_move(tx, "rollback", order, to=to or BASE, left=left)
+        held = {}
+        if order.quarantine:
+            held = quarantine.hold(tx, left=left, to=to, actor=order.actor, reason=order.reason)
+        record_move(tx, "rollback", order, to=to or BASE, left=left, told=held)
         failpoint("rollback.before_commit")
 
     await asyncio.to_thread(store.atomic, commit)
@@ -236,8 +244,16 @@ async def swap_to(runtime: Runtime, version: str, order: Order) -> str:
     return version
 
 
-def record_move(tx: Store, action: str, order: Order, *, to: str, left: Adapter | None) -> None:
-    """The audit row of a moved pointer, and the end of the intent that asked for it."""
-    details = {"from": left.version if left else BASE}
+def record_move(
+    tx: Store,
+    action: str,
+    order: Order,
+    *,
+    to: str,
+    left: Adapter | None,
+    told: Mapping[str, Any] | None = None,
+) -> None:
+    """The audit row of a moved pointer, and the end of the intent that asked for it. `told`: what else was done."""
+    details = {"from": left.version if left else BASE, **(told or {})}
     tx.audit.add(actor=order.actor, action=action, subject=to, reason=order.reason, details=details)
-    order.close(tx, to)
+    order.close(tx, to, told)

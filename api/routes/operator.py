@@ -14,6 +14,7 @@ from api.deps import Given, Operator, Services
 from api.events import follow_store
 from api.labels import label_of
 from api.schemas import OperatorRequest
+from store.db import Store
 from store.errors import Invalid
 from store.records import BASE, Intent, IntentKind, IntentStatus
 
@@ -28,10 +29,14 @@ SUPPORTED_INTENTS = frozenset(
         IntentKind.PAUSE,
         IntentKind.RESUME,
         IntentKind.LABEL,
+        IntentKind.RELEASE,
     )
 )
 #: Moves of what people are answered by: never without saying why.
-NEEDS_REASON = frozenset((IntentKind.PROMOTE, IntentKind.ROLLBACK))
+MOVES = frozenset((IntentKind.PROMOTE, IntentKind.ROLLBACK))
+NEEDS_REASON = MOVES | {IntentKind.RELEASE}
+#: What one kind alone takes. Elsewhere it is refused: who asks for it must not believe that it happens.
+ONLY = {"quarantine": IntentKind.ROLLBACK, "iteration": IntentKind.RELEASE, "all": IntentKind.RELEASE}
 
 #: SQLite's largest integer: what is above it cannot be looked up.
 MOST = 2**63 - 1
@@ -113,16 +118,33 @@ def kind_of(name: str) -> IntentKind:
 
 
 def arguments_of(kind: IntentKind, body: OperatorRequest, services: Services) -> dict[str, Any]:
-    """The version or the label meant, if the kind takes one; what does not exist is told right away."""
+    """What the kind is told beside its reason; what does not exist is told right away."""
+    for name, only in ONLY.items():
+        if getattr(body, name) and kind is not only:
+            raise Invalid(f"{name} is for {only.value}, not for {kind.value}", param=name)
     if kind is IntentKind.LABEL:
         return label_of(body, services.store)
+    if kind is IntentKind.RELEASE:
+        return released_of(body, services.store)
     if kind is IntentKind.PROMOTE and body.version is None:
         raise Invalid("version is required to promote", param="version")
-    if kind not in NEEDS_REASON or body.version is None:
-        return {}
+    quarantine = {"quarantine": True} if body.quarantine else {}
+    if kind not in MOVES or body.version is None:
+        return quarantine
     if not (kind is IntentKind.ROLLBACK and body.version == BASE):
         services.store.adapters.get(body.version)
-    return {"version": body.version}
+    return {"version": body.version, **quarantine}
+
+
+def released_of(body: OperatorRequest, store: Store) -> dict[str, Any]:
+    """Whose feedback leaves quarantine: one iteration's, or all."""
+    if bool(body.all) == (body.iteration is not None):
+        param = "all" if body.all else "iteration"
+        raise Invalid("release takes one of iteration (a number) and all (true)", param=param)
+    if body.iteration is None:
+        return {"all": True}
+    store.iterations.get(body.iteration)
+    return {"iteration": body.iteration}
 
 
 def reason_of(kind: IntentKind, body: OperatorRequest) -> str:

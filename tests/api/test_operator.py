@@ -195,10 +195,80 @@ def test_versions_are_checked_right_away(
     assert arguments == [{"version": "it0001-aaaaaaaa"}, {"version": "base"}]
 
 
+def test_a_rollback_can_ask_for_quarantine(client: TestClient, store: Store) -> None:
+    for body in ({"quarantine": True}, {"quarantine": True, "version": "base"}, {"quarantine": False}):
+        assert client.post("/v1/operator/rollback", json={"reason": "because", **body}).status_code == 202
+    arguments = [intent.arguments for intent in store.intents.pending()]
+    assert arguments == [{"quarantine": True}, {"version": "base", "quarantine": True}, {}]
+
+
+@pytest.mark.parametrize("kind", ["train", "pause", "resume", "promote", "label", "release"])
+def test_quarantine_goes_with_a_rollback_only(client: TestClient, store: Store, kind: str) -> None:
+    body = {"reason": "because", "quarantine": True, "version": "base", "all": True}
+    error = error_of(client.post(f"/v1/operator/{kind}", json=body), 400)
+    assert error["param"] in ("quarantine", "all") and store.intents.pending() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"quarantine": "yes"}, "quarantine"),
+        ({"quarantine": 1}, "quarantine"),
+        ({"iteration": 3}, "iteration"),
+        ({"all": True}, "all"),
+    ],
+)
+def test_a_rollback_is_told_what_it_does_not_take(
+    client: TestClient, store: Store, body: dict[str, Any], param: str
+) -> None:
+    response = client.post("/v1/operator/rollback", json={"reason": "because", **body})
+    assert error_of(response, 400)["param"] == param and store.intents.pending() == []
+
+
+def test_a_release_names_one_iteration_or_all(client: TestClient, store: Store, iteration: Iteration) -> None:
+    for body in ({"all": True}, {"iteration": iteration.id}):
+        assert client.post("/v1/operator/release", json={"reason": "fine", **body}).status_code == 202
+    assert [intent.arguments for intent in store.intents.pending()] == [
+        {"all": True},
+        {"iteration": iteration.id},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "iteration"),
+        ({"all": False}, 400, "iteration"),
+        ({"all": True, "iteration": 1}, 400, "all"),
+        ({"iteration": 0}, 400, "iteration"),
+        ({"iteration": 99}, 404, "id"),
+        ({"all": True, "reason": ""}, 400, "reason"),
+    ],
+)
+def test_a_release_that_makes_no_sense_is_refused(
+    client: TestClient, store: Store, body: dict[str, Any], status: int, param: str
+) -> None:
+    error = error_of(client.post("/v1/operator/release", json={"reason": "fine", **body}), status)
+    assert error["param"] == param and store.intents.pending() == []
+
+
+def test_an_answer_is_told_with_what_of_it_is_in_quarantine(
+    client: TestClient, store: Store, iteration: Iteration
+) -> None:
+    store.quarantine.hold([iteration.id], kept=(), actor="ann", reason="it lies")
+    answer = store.completions.recent()[0]
+    (row,) = client.get(f"/v1/completions/{answer.id}").json()["quarantine"]
+    assert (row["feedback_id"], row["iteration"], row["reason"]) == ("f1", iteration.id, "it lies")
+    assert client.get("/v1/status").json()["quarantined"] == 1
+
+
 @pytest.mark.parametrize("kind", ["forget", "dance"])
 def test_other_kinds_are_400_and_told_what_there_is(client: TestClient, store: Store, kind: str) -> None:
     error = error_of(client.post(f"/v1/operator/{kind}", json={"reason": "because"}), 400)
-    assert error["param"] == "kind" and "label, pause, promote, resume, rollback, train" in error["message"]
+    assert (
+        error["param"] == "kind"
+        and "label, pause, promote, release, resume, rollback, train" in error["message"]
+    )
     assert store.intents.pending() == []
 
 

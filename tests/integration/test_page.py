@@ -127,8 +127,17 @@ def test_an_operator_trains_and_rolls_back_from_the_page(service: Service, page:
     ask(page, "who answers?")
     expect(page.locator("article.assistant .version").last).to_have_text(ended["candidate"])
     page.goto(url(service) + "/ops")
+    expect(page.locator("#quarantined")).to_have_text("empty")
+    page.get_by_role("checkbox", name="quarantine").check()
     page.get_by_role("button", name="Roll back", exact=True).click()
     wait_until(lambda: client.get("/v1/status")["serving"]["version"] == "base")
+    held = client.get("/v1/status")["quarantined"]
+    examples = client.get("/v1/iterations/1")["examples"]
+    assert held == len({row["feedback_id"] for row in examples if row["split"] == "train"}) > 0
+    page.goto(url(service) + "/ops")
+    expect(page.locator("#quarantined")).to_contain_text(f"{held} events")
+    page.get_by_role("button", name="Release all").click()
+    wait_until(lambda: client.get("/v1/status")["quarantined"] == 0)
     page.goto(url(service))
     ask(page, "and now?")
     expect(page.locator("article.assistant .version").last).to_have_text("base")

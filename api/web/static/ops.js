@@ -22,12 +22,16 @@ async function settled(id) {
   return { status: "pending" };
 }
 
-async function act({ kind, version, reason: needed }) {
-  const reason = window.prompt(`Why ${kind}${version ? ` ${version}` : ""}?${needed ? "" : " (may be empty)"}`, "");
+async function act({ kind, version, all, reason: needed }) {
+  const quarantine = kind === "rollback" && document.getElementById("quarantine").checked;
+  const what = [kind, version, quarantine ? "with quarantine" : ""].filter(Boolean).join(" ");
+  const reason = window.prompt(`Why ${what}?${needed ? "" : " (may be empty)"}`, "");
   if (reason === null) return;
   if (needed && !reason.trim()) { say("A reason is required.", true); return; }
   say("Asked…");
-  const body = { reason: reason.trim() || null, version: version ?? null };
+  const body = {
+    reason: reason.trim() || null, version: version ?? null, quarantine: quarantine || null, all: all ? true : null,
+  };
   const asked = await json(await fetch(`/v1/operator/${kind}`, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   }));
