@@ -6,12 +6,23 @@ Nothing heavy is imported here: `honed --help` never loads torch.
 """
 
 import sys
-from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from daemon.cli_quarantine import quarantined
+from daemon.command import (
+    ConfigOption,
+    Exit,
+    JsonOption,
+    NumberArgument,
+    ReasonOption,
+    UrlOption,
+    act,
+    settings,
+    verdict_code,
+)
 from store.errors import ConfigError, HonedError, Invalid, RefusedByGate
 
 app = typer.Typer(
@@ -25,36 +36,7 @@ app = typer.Typer(
 
 judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judges, name="judge")
-
-DEFAULT_CONFIG = Path("config.toml")
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="HONED_CONFIG", help="config.toml to read.", show_default=False),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-UrlOption = Annotated[
-    str | None,
-    typer.Option("--url", envvar="HONED_URL", help="Service to act on; else the one running here."),
-]
-NumberArgument = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**31 - 1, help="Iteration number.")]
-ReasonOption = Annotated[str, typer.Option("--reason", "-m", help="Why; kept in the audit log.")]
-
-
-class Exit(IntEnum):
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    REFUSED = 3
-
-
-def settings(path: Path | None) -> Any:
-    """The configuration: the file named, else ./config.toml where there is one, else the defaults."""
-    from daemon.config import load
-
-    if path is None and DEFAULT_CONFIG.is_file():
-        path = DEFAULT_CONFIG
-    return load(path)
+app.add_typer(quarantined, name="quarantine")
 
 
 @app.command()
@@ -113,27 +95,6 @@ def train(
     raise typer.Exit(verdict_code(row))
 
 
-def verdict_code(row: dict[str, Any]) -> Exit:
-    """How an intent's end reads as an exit status."""
-    if row["status"] == "refused":
-        return Exit.REFUSED
-    stage = row["outcome"].get("stage")
-    if row["status"] == "failed" or stage in ("failed", "aborted"):
-        return Exit.FAILED
-    return Exit.REFUSED if stage in ("rejected", "held") else Exit.DONE
-
-
-def act(kind: str, *, config: Path | None, url: str | None, json_: bool, **arguments: Any) -> None:
-    """Write an intent, wait for the loop to answer it, show the answer."""
-    from daemon import views
-    from daemon.client import connect
-
-    client = connect(settings(config).store.directory, url)
-    row = client.wait(client.intend(kind, **arguments))
-    views.show(row, views.outcome, as_json=json_)
-    raise typer.Exit(verdict_code(row))
-
-
 @app.command()
 def promote(
     version: Annotated[str, typer.Argument(help="Adapter version.")],
@@ -152,10 +113,17 @@ def rollback(
     config: ConfigOption = None,
     url: UrlOption = None,
     reason: ReasonOption = "rolled back by hand",
+    quarantine: Annotated[
+        bool,
+        typer.Option(
+            "--quarantine", help="Also take what the adapters left behind learned from out of training."
+        ),
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Serve the adapter the active one was trained from (or the one named) again, at once."""
-    act("rollback", config=config, url=url, json_=json_, version=version, reason=reason)
+    held = {"quarantine": True} if quarantine else {}
+    act("rollback", config=config, url=url, json_=json_, version=version, reason=reason, **held)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +69,40 @@ def iteration_row(store: Store, number_: int) -> Row:
 
 def adapter_rows(store: Store) -> list[Row]:
     return [views.adapter(item) for item in store.adapters.list()]
+
+
+def quarantine_rows(store: Store, *, released: bool) -> list[Row]:
+    """What is held back, with what was said and by whom; with `released` also what was let go."""
+    rows = store.quarantine.history() if released else store.quarantine.held()
+    said = {row.feedback_id: store.feedback.get(row.feedback_id) for row in rows}
+    return [
+        {
+            **asdict(row),
+            "principal": said[row.feedback_id].principal,
+            "completion_id": said[row.feedback_id].completion_id,
+            "kind": said[row.feedback_id].kind.value,
+            "value": said[row.feedback_id].value,
+        }
+        for row in rows
+    ]
+
+
+def quarantine(rows: list[Row]) -> str:
+    """One line per rollback and iteration."""
+    if not rows:
+        return "nothing is in quarantine"
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = (row["iteration"], row["at"], row["actor"], row["reason"], row["released_at"])
+        groups.setdefault(key, []).append(row)
+    lines = [
+        (number_, len(group), len({row["principal"] for row in group}), when(at), actor, when(let_go), reason)
+        for (number_, at, actor, reason, let_go), group in groups.items()
+    ]
+    shown_ = table(("ITERATION", "EVENTS", "PEOPLE", "HELD SINCE", "BY", "RELEASED", "REASON"), lines)
+    if all(row["released_at"] is not None for row in rows):
+        return shown_
+    return f"{shown_}\n\n`honed quarantine release --iteration N` (or --all) lets them train again"
 
 
 def status(row: Row) -> str:
