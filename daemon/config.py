@@ -141,7 +141,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 #: What stands before the host of an address that should not hold it: refused, and not to be shown when it is.
-NAME_AND_PASSWORD = r"//[^/\s'\"]*@"
+USER_INFO = r"//[^/\s'\"]*@"
 
 
 def explain(error: ValidationError) -> str:
@@ -153,7 +153,7 @@ def explain(error: ValidationError) -> str:
             lines.append(f"{key}: unknown key; docs/configuration.md lists those allowed")
         else:
             lines.append(f"{key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
-    return re.sub(NAME_AND_PASSWORD, "//***@", "\n".join(lines))
+    return re.sub(USER_INFO, "//***@", "\n".join(lines))
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
