@@ -31,6 +31,29 @@ ANSWERS = """
       and (c.status in ('done', 'cancelled') or (c.status = 'failed' and c.latency_s is not null))
     order by c.created_at {direction}, c.rowid {direction} limit :limit
 """
+#: The latest thumb of everybody on every answer, by who gave the answer.
+THUMBS = """
+    select c.adapter as version, sum(f.value = 'true') as up, sum(f.value = 'false') as down,
+      count(distinct f.principal) as people, sum(q.id is not null) as quarantined,
+      min(f.created_at) as first_at, max(f.created_at) as last_at
+    from latest_feedback f join completions c on c.id = f.completion_id
+    left join quarantined q on q.feedback_id = f.id
+    where f.kind = 'thumb' and f.value in ('true', 'false') and c.source = 'chat'
+    group by c.adapter order by min(f.seq)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbs:
+    """All votes on one version's answers (None: the base); `quarantined` of them are held back. Times as ever."""
+
+    version: str | None
+    up: int
+    down: int
+    people: int
+    quarantined: int
+    first_at: float
+    last_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +99,10 @@ class Outcomes:
             for row in self._session.rows(VOTES.format(direction=direction(span)), values(span))
         ]
         return rows[::-1] if span.newest else rows
+
+    def thumbs(self) -> Sequence[Thumbs]:
+        """How every version fared, in the order they were first voted on."""
+        return [Thumbs(**dict(row)) for row in self._session.rows(THUMBS)]
 
     def answers(self, span: Span) -> Sequence[Answer]:
         """Answers of the span, in the order they were asked for."""
