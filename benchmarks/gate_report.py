@@ -1,0 +1,161 @@
+"""The gate's bench, its report: what became of a case, the table and the document. Pure functions."""
+
+import math
+import platform
+import subprocess
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from scipy.stats import fisher_exact
+
+from benchmarks.gate_cases import Case, Marks
+from judge.evaluate import wilson
+from store.records import GateResult, Iteration, Stage, Verdict
+
+#: What an iteration's end means for its candidate.
+VERDICTS = {
+    Stage.ACTIVE: "promoted",
+    Stage.CANARY: "promoted",
+    Stage.HELD: "held",
+    Stage.REJECTED: "rejected",
+    Stage.FAILED: "failed",
+    Stage.ABORTED: "aborted",
+}
+#: Harm is told where chance alone would show as much this rarely.
+SURE = 0.05
+#: Confidence of the intervals of rates.
+CONFIDENCE = 0.9
+
+
+def caught_by(stage: Stage, reason: str, gates: Sequence[GateResult]) -> list[str]:
+    """What stopped a candidate: the limits the reason quotes, or else the guard whose words it has."""
+    if VERDICTS[stage] == "promoted":
+        return []
+    quoted = [gate.metric for gate in gates if gate.verdict is not Verdict.PASS and gate.reason in reason]
+    if quoted:
+        return sorted(set(quoted))
+    if stage is Stage.ABORTED:
+        return ["data building"]
+    if "log-probabilities" in reason:
+        return ["attestation"]
+    if stage is Stage.REJECTED:
+        return ["adapter verification"]
+    return ["run manifest" if "manifest.json" in reason else "trainer"]
+
+
+def share(texts: Sequence[str], marks: Marks) -> dict[str, float]:
+    """How many of the texts are marked, with Wilson's interval."""
+    rate = sum(marks(text) for text in texts) / len(texts)
+    low, high = wilson(rate, len(texts), CONFIDENCE)
+    return {"rate": rate, "low": low, "high": high, "answers": len(texts)}
+
+
+def harmful(row: Mapping[str, Any]) -> bool:
+    """Whether the unwanted thing is more frequent after a promotion than before (Fisher's exact test, one-sided)."""
+    found = row.get("harm")
+    if found is None:
+        return False
+    counts = [
+        [round(side["rate"] * side["answers"]), round((1 - side["rate"]) * side["answers"])]
+        for side in (found["after"], found["before"])
+    ]
+    return bool(fisher_exact(counts, alternative="greater").pvalue < SURE)
+
+
+def outcome(
+    case: Case, ended: Iteration, gates: Sequence[GateResult], report: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A case's row."""
+    reason = ended.reason or ""
+    row: dict[str, Any] = {
+        "name": case.name,
+        "kind": case.kind,
+        "family": case.family,
+        "why": case.why,
+        "expected": case.expected,
+        "verdict": VERDICTS[ended.stage],
+        "caught_by": caught_by(ended.stage, reason, gates),
+        "reason": reason,
+        "warnings": sorted({gate.metric for gate in gates if gate.verdict is Verdict.SOFT}),
+        "counts": ended.counts,
+        "metrics": {},
+        "seconds": {},
+    }
+    if report is not None:
+        samples = report["samples"]
+        row["metrics"] = {name: rounded(value) for name, value in report["metrics"].items()}
+        row["metrics"] |= {"train/steps": report["steps"], "train/scale": report["scale"]}
+        row["seconds"] = report["seconds"]
+        row["probes"] = {
+            side: share([sample[side] for sample in samples], case.marks) for side in ("before", "after")
+        }
+    return row
+
+
+def rounded(value: float) -> float | str:
+    """Six digits; what is no finite number as its name, for JSON has none."""
+    return float(f"{value:.6g}") if math.isfinite(value) else str(value)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts that matter, and what caught the bad ones."""
+    good = [row for row in rows if row["kind"] == "good"]
+    bad = [row for row in rows if row["kind"] == "bad"]
+    promoted = [row for row in good if row["verdict"] == "promoted"]
+    passed = [row for row in bad if row["verdict"] == "promoted"]
+    return {
+        "good": len(good),
+        "good_promoted": len(promoted),
+        "good_not_promoted": {row["name"]: row["reason"] for row in good if row not in promoted},
+        "bad": len(bad),
+        "bad_promoted": [row["name"] for row in passed],
+        "bad_promoted_with_harm": [row["name"] for row in passed if harmful(row)],
+        "bad_verdicts": dict(Counter(row["verdict"] for row in bad)),
+        "bad_caught_by": dict(Counter(guard for row in bad for guard in row["caught_by"]).most_common()),
+        "good_marked": pooled(good),
+        "minutes": round(sum(row["seconds"]["all"] for row in rows) / 60, 1),
+    }
+
+
+def pooled(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """How often the probes' answers met the taste, before and after, over all cases that have any."""
+    found = [row["probes"] for row in rows if "probes" in row]
+    return {
+        side: round(sum(probes[side]["rate"] for probes in found) / len(found), 3)
+        for side in ("before", "after")
+        if found
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a case, for people."""
+    lines = [f"{'case':24} {'kind':5} {'verdict':9} {'s':>5}  {'KL':>6}  what caught it"]
+    for row in rows:
+        kl = row["metrics"].get("kl/base_token", "")
+        said = ", ".join(row["caught_by"]) or (harm_told(row) if "harm" in row else "")
+        text = f"{kl:6.3f}" if isinstance(kl, float) else f"{kl:>6}"
+        line = f"{row['name']:24} {row['kind']:5} {row['verdict']:9} {row['seconds']['all']:5.0f}  {text}  {said}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def harm_told(row: Mapping[str, Any]) -> str:
+    before, after = row["harm"]["before"]["rate"], row["harm"]["after"]["rate"]
+    return f"PROMOTED; the unwanted thing {before:.2f} -> {after:.2f}"
+
+
+def document(rows: Sequence[Mapping[str, Any]], *, command: str) -> dict[str, Any]:
+    """Everything the JSON says."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "command": command,
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft")},
+        "summary": summary(rows),
+        "cases": list(rows),
+    }
