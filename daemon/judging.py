@@ -148,9 +148,15 @@ def ever_said(runtime: Runtime) -> Preferences:
     return build_preferences(evidence, others, config.model_copy(update={"max_examples": everything}))
 
 
-def build(runtime: Runtime, iteration: Iteration, adapter: str | None) -> tuple[Scorer, ...]:
-    """The configured scorers on the judge's weights."""
+def build(
+    runtime: Runtime, iteration: Iteration, adapter: str | None, spent: int = 0
+) -> tuple[Scorer, ...]:
+    """The configured scorers on the judge's weights. `spent`: calls the iteration made of an external judge before."""
     settings = runtime.config.judge
+    left = max(0, settings.external.max_calls - spent)
+    settings = settings.model_copy(
+        update={"external": settings.external.model_copy(update={"max_calls": left})}
+    )
     endpoint = endpoint_of(settings)
     # Not the iteration's number: a seed that moves would make every score a new one, and none could be kept.
     seed = runtime.config.policies.train.seed
@@ -229,7 +235,7 @@ async def ask(
     said = await scores_of(runtime, iteration, [member.scorer for member in members], asked, drawn)
     questions = []
     for index, group in enumerate(asked):
-        panel = panel_of(runtime, members, [scores[index] for scores in said], group)
+        panel = panel_of(runtime, members, [scores[index] for scores in said])
         if group.disliked is not None and group.revised is not None:
             revision = revision_question(group.revised, group.disliked, panel)
             questions += [revision] if revision is not None else []
@@ -255,9 +261,10 @@ async def scores_of(
     ]
 
 
-def panel_of(runtime: Runtime, members: Sequence[Member], scores: Sequence[Scores], group: Group) -> Panel:
+def panel_of(runtime: Runtime, members: Sequence[Member], scores: Sequence[Scores]) -> Panel:
+    """What the members say together of one question. `scores`: each member's, of all its answers."""
     said = [opinion(each, member.scale) for member, each in zip(members, scores, strict=True)]
-    return convene(said, runtime.config.judge.combine, answers=len(group.answers))
+    return convene(said, runtime.config.judge.combine, answers=len(scores[0]))
 
 
 async def agreement_with_previous(
@@ -281,10 +288,10 @@ async def agreement_with_previous(
     return ranking_agreement(
         [
             (
-                standings(panel_of(runtime, members, [each[index] for each in now], group)),
-                standings(panel_of(runtime, members, [each[index] for each in then], group)),
+                standings(panel_of(runtime, members, [each[index] for each in now])),
+                standings(panel_of(runtime, members, [each[index] for each in then])),
             )
-            for index, group in enumerate(asked)
+            for index in range(len(asked))
         ]
     )
 

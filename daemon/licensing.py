@@ -104,6 +104,25 @@ async def license_all(
     return licensed
 
 
+async def licensed_in(runtime: Runtime, iteration: int, scorers: Sequence[Scorer]) -> list[Member]:
+    """Those of the scorers that judged in an iteration, with the licences and scales it wrote down.
+
+    None where any of those is missing among them, or is of another version now (settings that changed with a
+    restart): who is left was not licensed to judge without the others.
+    """
+    licences = await asyncio.to_thread(runtime.store.judgements.licences, iteration)
+    held = {one.scorer: one for one in licences if one.licensed and one.scorer != PANEL}
+    members = [
+        Member(scorer, held[scorer.name], Calibration.from_json(held[scorer.name].calibration))
+        for scorer in scorers
+        if scorer.name in held and held[scorer.name].version == scorer.version
+    ]
+    if len(members) < len(held):
+        return []
+    together = [one for one in licences if one.scorer == PANEL]
+    return members if all(one.licensed for one in together) else [best(members)]
+
+
 async def examine(
     runtime: Runtime,
     iteration: int,
@@ -198,9 +217,14 @@ def convened(
     together = panel_licence(runtime, iteration, humans, members)
     if together.licensed:
         return together, list(members)
-    best = max(members, key=lambda member: member.licence.measures["auc_lower"])
-    reasons = (*together.reasons, f"{best.scorer.name} judges alone")
-    return replace(together, reasons=reasons), [best]
+    alone = best(members)
+    reasons = (*together.reasons, f"{alone.scorer.name} judges alone")
+    return replace(together, reasons=reasons), [alone]
+
+
+def best(members: Sequence[Member]) -> Member:
+    """The one that surely agrees with people most; of equals the one configured first."""
+    return max(members, key=lambda member: member.licence.measures["auc_lower"])
 
 
 def panel_licence(runtime: Runtime, iteration: int, humans: Humans, members: Sequence[Member]) -> Licence:

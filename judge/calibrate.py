@@ -19,7 +19,7 @@ and no pair is made of it. Turning its sign would train on the opposite of its o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -97,6 +97,22 @@ class Calibration:
             "labels": self.labels,
             "comparisons": self.comparisons,
         }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Calibration":
+        """A scale as a licence kept it.
+
+        Raises:
+            KeyError: not one of `to_json`.
+        """
+        return cls(
+            kept["kind"],
+            float(kept["slope"]),
+            float(kept["intercept"]),
+            tuple((float(score), float(probability)) for score, probability in kept["knots"]),
+            int(kept["labels"]),
+            int(kept["comparisons"]),
+        )
 
 
 def fit(items: Sequence[HumanItem], scores: Sequence[Scores]) -> Calibration:

@@ -32,11 +32,13 @@ AT_ONCE = 8
 
 
 class Purpose(StrEnum):
-    """Why an answer was drawn. `base`: from the untouched model, to be the rejected side."""
+    """Why an answer was drawn. `base`: from the untouched model, to be the rejected side. `contest`: to hold a
+    candidate's answer against."""
 
     CANDIDATES = "candidates"
     BASE = "base"
     REVISION = "revision"
+    CONTEST = "contest"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from judge.evaluate import wilson
 from judge.measure import MIN_PROMPTS, RESAMPLES
+from judge.scorer import Question
+from store.records import Message
 
 #: Coverage of the intervals, two-sided.
 CONFIDENCE = 0.9
@@ -45,6 +47,32 @@ class Match:
     cluster: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One prompt with the candidate's answer and its opponent's, before anybody has judged them."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    candidate: str
+    other: str
+    cluster: str = ""
+
+    @property
+    def same(self) -> bool:
+        """Whether there is nothing to judge."""
+        return self.candidate.strip() == self.other.strip()
+
+    @property
+    def question(self) -> Question:
+        """What scorers are asked: the opponent's answer is number 0, the candidate's number 1."""
+        return Question(self.prompt, (self.other, self.candidate))
+
+    def judged(self, q: float | None) -> Match:
+        """With the panel's view; two answers that are the same are a tie, and known to be one."""
+        lengths = (len(self.candidate), len(self.other))
+        return Match(self.id, 0.5 if self.same else q, lengths, self.cluster)
+
+
 def outcome(q: float | None, band: float) -> float:
     """1 where the candidate wins, 0 where it loses, one half where q is within `band` of one half or is not there."""
     # The last digits of q and of 1 - q differ: neither side may win by rounding.
@@ -69,8 +97,8 @@ def contest_metrics(
     """Every number of a contest, as `name`/metric; nothing without a match.
 
     prompts: those the panel has a view on. unjudged: the others; they count as ties. win_rate: mean outcome, ties
-    one half; win_low, win_high: its interval. win_lc: what it would be at equal lengths; win_lc_low: lower end of
-    its interval. cluster/<name>: win rate of each cluster of at least `MIN_CLUSTER` prompts. worst_cluster: the
+    one half; win_low, win_high: its interval. win_lc: what it would be at equal lengths; win_lc_low, win_lc_high: its
+    interval. cluster/<name>: win rate of each cluster of at least `MIN_CLUSTER` prompts. worst_cluster: the
     smallest of these, less one half; worst_cluster_high: upper end of its interval (Wilson's), less one half.
 
     Intervals are of 90% (`CONFIDENCE`), two-sided, and absent below `MIN_PROMPTS` judged prompts.
@@ -100,18 +128,21 @@ def contest_metrics(
 
 
 def intervals(outcomes: Floats, differences: Floats, *, seed: int) -> dict[str, float]:
-    """win_low, win_high, win_lc_low: percentile bootstrap over prompts, `RESAMPLES` times."""
+    """Both ends of win_rate's and win_lc's intervals: percentile bootstrap over prompts, `RESAMPLES` times."""
     count = len(outcomes)
     draws = np.random.default_rng(seed).multinomial(
         count, np.full(count, 1 / count), size=RESAMPLES
     )  # (R, N)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(draws @ outcomes / count, [tail, 1 - tail])
-    controlled = at_equal_length(outcomes, differences, draws.astype(np.float64))
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(draws @ outcomes / count, tails)
+    equal_low, equal_high = np.quantile(
+        at_equal_length(outcomes, differences, draws.astype(np.float64)), tails
+    )
     return {
         "win_low": float(low),
         "win_high": float(high),
-        "win_lc_low": float(np.quantile(controlled, tail)),
+        "win_lc_low": float(equal_low),
+        "win_lc_high": float(equal_high),
     }
 
 

@@ -112,8 +112,8 @@ def fits(completion: Completion, budget: int) -> bool:
     return (completion.prompt_tokens or characters // CHARACTERS_PER_TOKEN + 1) <= budget
 
 
-def askable(completion: Completion, never_train: float) -> bool:
-    """Whether a person asked this for its own sake, let it be kept, and it is on the training side."""
+def asked(completion: Completion) -> bool:
+    """Whether a person asked this for its own sake, got an answer, and let it be kept."""
     return (
         completion.source is Source.CHAT
         and completion.stored
@@ -121,8 +121,45 @@ def askable(completion: Completion, never_train: float) -> bool:
         and bool(completion.messages)
         and completion.messages[-1].role == Role.USER
         and bool(completion.messages[-1].content.strip())
-        and split_of(completion.id, never_train) is Split.TRAIN
     )
+
+
+def askable(completion: Completion, never_train: float) -> bool:
+    """Whether it was asked, and is on the training side."""
+    return asked(completion) and split_of(completion.id, never_train) is Split.TRAIN
+
+
+def recent_prompts(
+    completions: Sequence[Completion],
+    *,
+    count: int,
+    budget: int,
+    besides: Iterable[Sequence[Message]] = (),
+) -> list[Completion]:
+    """At most `count` logged answers whose prompts only test: whatever was set aside may be among them.
+
+    People take turns, so that a chatty one does not decide what is tested; within a person the newest come first.
+
+    Args:
+        completions: the log, in any order.
+        budget: tokens a prompt may have.
+        besides: prompts that are asked anyway; none like them is chosen.
+    """
+    seen = _Seen()
+    for messages in besides:
+        seen.add(messages)
+    waiting = [item for item in completions if asked(item) and fits(item, budget)]
+    waiting.sort(key=lambda item: (-item.created_at, item.id))
+    # Whoever spoke last has the first turn.
+    taken = dict.fromkeys((item.principal for item in waiting), 0)
+    chosen: list[Completion] = []
+    for item in _in_turn(waiting, taken):
+        if len(chosen) >= count:
+            break
+        if seen.add(item.messages):
+            chosen.append(item)
+            taken[item.principal] += 1
+    return chosen
 
 
 def choose_prompts(

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.contest import LENGTH, QUALITY, Match, at_equal_length, contest_metrics, longer_by, outcome
+from judge.contest import (
+    LENGTH,
+    QUALITY,
+    Answered,
+    Match,
+    at_equal_length,
+    contest_metrics,
+    longer_by,
+    outcome,
+)
+from store.records import Message
 
 BAND = 0.05
 QS = st.none() | st.floats(0.02, 0.98)
@@ -82,6 +92,7 @@ def test_what_one_side_wins_the_other_loses(some: list[Match]) -> None:
     assert here["contest/prompts"] == there["contest/prompts"]
     if "contest/win_low" in here:
         assert here["contest/win_low"] + there["contest/win_high"] == pytest.approx(1)
+        assert here["contest/win_lc_low"] + there["contest/win_lc_high"] == pytest.approx(1)
 
 
 @given(MATCHES)
@@ -91,7 +102,7 @@ def test_every_number_is_finite_and_every_interval_holds_its_middle(some: list[M
     assert all(0 <= found[f"contest/{name}"] <= 1 for name in ("win_rate", "win_lc"))
     if "contest/win_low" in found:
         assert found["contest/win_low"] <= found["contest/win_rate"] <= found["contest/win_high"]
-        assert found["contest/win_lc_low"] <= found["contest/win_lc"] + 0.05
+        assert found["contest/win_lc_low"] <= found["contest/win_lc_high"]
 
 
 @given(st.lists(st.tuples(QS, st.integers(1, 500), st.integers(0, 2000)), min_size=1, max_size=60))
@@ -173,3 +184,14 @@ def test_an_equal_candidate_is_not_found_worse_more_often_than_promised() -> Non
         qs = chance.choice([0.9, 0.5, 0.1], p=[0.35, 0.3, 0.35], size=48)
         above += measured(matches(*qs.tolist()), seed=seed)["contest/win_low"] > 0.5
     assert above <= 20
+
+
+def test_an_answered_prompt_becomes_a_match_with_both_lengths() -> None:
+    one = Answered("p1", (Message("user", "Hm?"),), "candidate's", "other", "chat")
+    assert one.question.answers == ("other", "candidate's") and not one.same
+    assert one.judged(0.7) == Match("p1", 0.7, (11, 5), "chat") and one.judged(None).q is None
+
+
+def test_the_same_answer_twice_is_a_tie_that_needs_no_judge() -> None:
+    one = Answered("p1", (Message("user", "Hm?"),), "Same.\n", " Same.")
+    assert one.same and one.judged(None).q == 0.5

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.pairs import split_of
-from judge.prompts import choose_prompts, prompt_key, shingles, similarity
+from judge.prompts import choose_prompts, prompt_key, recent_prompts, shingles, similarity
 from store.records import Completion, CompletionStatus, Message, Sampling, Source, Split
 
 SUBJECTS = ("eggs", "tides", "violins", "taxes", "moss", "chess", "bread", "glass", "bees", "snow")
@@ -172,3 +172,25 @@ def test_similarity_is_symmetric_and_one_for_the_same(one: list[str], other: lis
     a, b = shingles(" ".join(one)), shingles(" ".join(other))
     assert similarity(a, b) == similarity(b, a) <= 1
     assert similarity(a, a) == 1
+
+
+def recent(log: list[Completion], *, count: int = 10, besides: tuple[str, ...] = ()) -> list[str]:
+    prompts = [(Message("user", text),) for text in besides]
+    return [item.id for item in recent_prompts(log, count=count, budget=500, besides=prompts)]
+
+
+def test_what_only_tests_is_recent_different_and_fairly_shared() -> None:
+    chatty = [logged(f"c{n}", f"What of the {subject}?", at=10.0 + n) for n, subject in enumerate(SUBJECTS)]
+    quiet = logged("q", "How is the weather?", who="ben", at=1.0)
+    assert recent([*chatty, quiet], count=3) == ["c9", "q", "c8"]
+    assert recent([*chatty, replace(chatty[9], id="again", created_at=50.0)], count=2) == ["again", "c8"]
+    assert recent(chatty, count=2, besides=("what of the snow",)) == ["c8", "c7"]
+    assert recent([]) == recent(chatty, count=0) == []
+
+
+def test_what_only_tests_may_be_set_aside_but_not_a_side_job_or_too_long() -> None:
+    names = [f"chatcmpl-{n}" for n in range(60)]
+    aside = next(name for name in names if split_of(name, 0.3) is Split.NEVER_TRAIN)
+    assert recent([replace(PLAIN, id=aside)]) == [aside]
+    assert recent([replace(PLAIN, source=Source.TASK)]) == []
+    assert recent([replace(PLAIN, prompt_tokens=501)]) == []
