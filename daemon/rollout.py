@@ -13,15 +13,20 @@ class CanaryConfig(Section):
     steps: tuple[float, ...] = ()
     """Shares of people, rising, e.g. [0.05, 0.25]; after the last it serves everybody. Empty: no canary."""
     votes: int = Field(default=20, ge=1)
-    """Votes on the canary's answers that a step needs before it can be passed."""
+    """Votes that a step needs before it can be passed: on the canary's answers, and on the incumbent's."""
     min_hours: float = Field(default=1.0, ge=0)
     """A step lasts at least this long."""
     max_hours: float = Field(default=72.0, gt=0)
     """A step that could not be decided for this long is held for a person; the incumbent serves everybody again."""
-    harm: float = Field(default=0.05, gt=0, lt=1)
-    """Probability of rolling back a canary that does no harm, over its whole time and all that is watched."""
+    harm: float = Field(default=0.025, gt=0, lt=1)
+    """Probability of rolling back a canary that does no harm, over all steps and all that is watched."""
     votes_per_person: int = Field(default=5, ge=1)
-    """Votes of one person that count in a step: nobody ends a canary alone."""
+    """Votes of one person that count in a step: nobody ends a canary alone. With fewer than ten people who vote it is
+    so many times ten, shared among them; of answers, ten times as many count."""
+    length_margin: float = Field(default=1.5, ge=1)
+    """Answers are too long when most are longer than this many times the answers they are matched with."""
+    latency_margin: float = Field(default=2.0, ge=1)
+    """Answers are too slow when most take more than this many times the seconds per token."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -45,4 +50,6 @@ class WatchConfig(Section):
     cooldown_minutes: float = Field(default=60.0, ge=0)
     """After an automatic rollback no iteration starts by itself for this long."""
     votes_per_person: int = Field(default=20, ge=1)
-    """Votes of one person that count on either side."""
+    """Votes of one person that count on either side; with fewer than ten people, as for `[daemon.canary]`."""
+    length_margin: float = Field(default=1.5, ge=1)
+    """Answers are too long when most are longer than this many times those before the promotion."""

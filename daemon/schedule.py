@@ -30,6 +30,10 @@ class Situation:
     last_end: float | None
     failures: int
     """Failed iterations in a row."""
+    canary: str | None = None
+    """The version that some people are tried with."""
+    cooldown_until: float | None = None
+    """Until when the last automatic rollback keeps iterations from starting by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,14 @@ def next_time(situation: Situation, config: ScheduleConfig) -> float | None:
     if situation.failures and situation.last_end is not None:
         wait = min(config.retry_minutes * 2 ** min(situation.failures - 1, 30), config.retry_minutes_max)
         earliest.append(situation.last_end + 60 * wait)
+    if situation.cooldown_until is not None:
+        earliest.append(situation.cooldown_until)
     return max(earliest) if earliest else None
+
+
+def under_way(version: str) -> str:
+    """Why nothing is trained while a canary runs: the next candidate would have no settled incumbent."""
+    return f"a canary is under way: {version}"
 
 
 def due(situation: Situation, config: ScheduleConfig) -> Plan:
@@ -125,6 +136,10 @@ def due(situation: Situation, config: ScheduleConfig) -> Plan:
         waiting.append("paused by an operator; `honed resume` goes on")
     if situation.running:
         waiting.append("an iteration is running")
+    if situation.canary is not None:
+        waiting.append(under_way(situation.canary))
+    if situation.cooldown_until is not None and situation.now < situation.cooldown_until:
+        waiting.append("the pause after an automatic rollback (daemon.watch.cooldown_minutes)")
     if situation.new_feedback < config.min_feedback:
         waiting.append(
             f"{situation.new_feedback} of {config.min_feedback} new feedback events (daemon.schedule.min_feedback)"

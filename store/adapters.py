@@ -80,6 +80,11 @@ class Adapters:
 
         self._session.write(work)
 
+    def mark(self, version: str, status: AdapterStatus) -> None:
+        """Change a status without moving the pointer."""
+        sql = "update adapters set status = ? where version = ?"
+        self._session.write(lambda db: db.execute(sql, [status.value, version]) and None)
+
     def activations(self, limit: int = 100) -> Sequence[Activation]:
         """Moves of the pointer, newest first."""
         sql = "select id, at, version, previous, actor, reason from activations order by id desc limit ?"

@@ -26,6 +26,15 @@ class Audit:
         rows = self._session.rows(f"select {COLUMNS} from audit order by id desc limit ?", [limit])
         return [entry_of(row) for row in rows]
 
+    def last(self, action: str, actors: Sequence[str]) -> AuditEntry | None:
+        """The newest entry of an action by one of these."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from audit where action = ? and actor in (select value from json_each(?)) "
+            "order by id desc limit 1",
+            [action, json.dumps(list(actors))],
+        )
+        return entry_of(rows[0]) if rows else None
+
     def since(self, entry_id: int, limit: int = 100) -> Sequence[AuditEntry]:
         """Entries after the one of that id, oldest first."""
         sql = f"select {COLUMNS} from audit where id > ? order by id limit ?"

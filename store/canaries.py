@@ -5,7 +5,7 @@ everybody stays where they are until the share grows.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlite_utils import Database
 
@@ -69,7 +69,7 @@ class Canaries:
         rows = self._session.rows(f"select {COLUMNS} from canaries order by id desc limit ?", [limit])
         return [canary_of(row) for row in rows]
 
-    def _change(self, canary: int, sql: str, values: "list[float | int | str]") -> Canary:
+    def _change(self, canary: int, sql: str, values: Sequence[float | int | str]) -> Canary:
         def work(db: Database) -> Canary:
             if db.execute(sql, values).rowcount != 1:
                 raise Invalid(f"canary {canary} is not open", param="canary")

@@ -18,6 +18,7 @@ from api.auth import Principal
 from api.deps import Chatter, Given, Services
 from api.schemas import ChatRequest
 from policies.engine import TokenLogprob, Usage
+from store.canaries import in_canary
 from store.db import Store
 from store.errors import EngineUnavailable, Invalid, NotFound
 from store.records import (
@@ -60,7 +61,7 @@ class Face:
 
 
 def find_adapter(name: str, store: Store) -> Adapter | None:
-    """The adapter a model name means now; None is the base.
+    """The adapter a model name means now, whoever asks; None is the base.
 
     Raises:
         NotFound: no such model, or one that never passed its gate.
@@ -77,14 +78,31 @@ def find_adapter(name: str, store: Store) -> Adapter | None:
     return adapter
 
 
-async def pin(name: str, services: Services) -> Adapter | None:
-    """`find_adapter`, and the engine has it.
+def find_canary(store: Store, active: Adapter | None, principal: str) -> Adapter | None:
+    """The canary, if one runs beside the active adapter and this person is among those it answers."""
+    canary = store.canaries.open()
+    if canary is None or canary.incumbent != (active and active.version):
+        return None
+    if not in_canary(principal, canary.version, canary.share):
+        return None
+    return store.adapters.get(canary.version)
+
+
+async def pin(name: str, principal: str, services: Services) -> Adapter | None:
+    """The adapter that answers this person under a model name, and the engine has it. A canary that the engine has
+    not is no reason for anybody to wait: the active adapter answers.
 
     Raises:
         EngineUnavailable: the active adapter is still being loaded; a retry will find it.
+        NotFound: as `find_adapter`, or a version by name that is not loaded.
     """
     adapter = await asyncio.to_thread(find_adapter, name, services.store)
-    if adapter is not None and adapter.version not in await services.engine.resident():
+    resident = await services.engine.resident()
+    if name == ACTIVE_ALIAS:
+        canary = await asyncio.to_thread(find_canary, services.store, adapter, principal)
+        if canary is not None and canary.version in resident:
+            return canary
+    if adapter is not None and adapter.version not in resident:
         if name == ACTIVE_ALIAS:
             raise EngineUnavailable(f"adapter {adapter.version} is being loaded", retry_after=2.0)
         raise NotFound(
@@ -134,7 +152,7 @@ def record(body: ChatRequest, request: Request, principal: Principal, services: 
 
 async def start(body: ChatRequest, row: Completion, services: Services) -> tuple[Run, Adapter | None]:
     """Pin a version, be admitted by the engine, write the row."""
-    adapter = await pin(body.model, services)
+    adapter = await pin(body.model, row.principal, services)
     version = adapter.version if adapter else None
     draws = samplings(body, services, completion_id=row.id)
     try:
@@ -142,8 +160,8 @@ async def start(body: ChatRequest, row: Completion, services: Services) -> tuple
     except NotFound:
         if body.model != ACTIVE_ALIAS:
             raise
-        # A promotion came between the look-up and the admission: whatever is active now answers.
-        adapter = await pin(body.model, services)
+        # A promotion came between the look-up and the admission, or a canary's end: what is active now answers.
+        adapter = await pin(body.model, row.principal, services)
         version = adapter.version if adapter else None
         streams = await admit(services.engine, body.turns(), draws, version)
     return await begin(services, replace(row, adapter=version), streams), adapter
