@@ -64,9 +64,24 @@ def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
         "gates": [asdict(gate) for gate in store.iterations.gates(id)],
         "examples": [asdict(example) for example in store.iterations.examples(id)],
         "judge": judging(store, id),
+        "thumbs": thumbs(store),
         "samples": report.get("samples", []),
+        "contest": report.get("contest", []),
         "seconds": report.get("seconds", {}),
     }
+
+
+def thumbs(store: Store) -> list[dict[str, Any]]:
+    """Votes on every version's answers, in the order the versions were first voted on."""
+    return [
+        {
+            **asdict(one),
+            "version": one.version or BASE,
+            "votes": one.up + one.down,
+            "rate": one.up / (one.up + one.down),
+        }
+        for one in store.outcomes.thumbs()
+    ]
 
 
 def judging(store: Store, id: int) -> dict[str, Any]:
@@ -166,6 +181,33 @@ def standing(one: dict[str, Any]) -> str:
     return "licensed" if one["licensed"] else f"no licence: {'; '.join(one['reasons'])}"
 
 
+def canary(store: Store) -> dict[str, Any] | None:
+    """The canary under way: whom it answers, and how its step looked when the loop last looked."""
+    one = store.canaries.open()
+    if one is None:
+        return None
+    seen = store.state.get("canary")
+    fresh = seen if seen is not None and (seen["version"], seen["share"]) == (one.version, one.share) else {}
+    return {
+        "version": one.version,
+        "incumbent": one.incumbent or BASE,
+        "step": one.step + 1,
+        "share": one.share,
+        "began_at": one.began_at,
+        "step_at": one.step_at,
+        "reasons": fresh.get("reasons", []),
+        "metrics": fresh.get("metrics", {}),
+    }
+
+
+def watch(store: Store, active: Adapter | None) -> dict[str, Any] | None:
+    """How the active version does against the one before it, while it is watched."""
+    seen: dict[str, Any] | None = store.state.get("watch")
+    if seen is None or active is None or seen["version"] != active.version:
+        return None
+    return seen
+
+
 def status(store: Store) -> dict[str, Any]:
     """What the store knows of now; the engine's health is added by the route."""
     active, running, last = store.adapters.active(), store.iterations.running(), store.iterations.last()
@@ -184,4 +226,6 @@ def status(store: Store) -> dict[str, Any]:
         "completions": store.completions.count(),
         "judge": {one["scorer"]: standing(one) for one in judges(store)},
         "schedule": store.state.get("schedule"),
+        "canary": canary(store),
+        "watch": watch(store, active),
     }

@@ -22,6 +22,7 @@ from daemon.command import (
     act,
     settings,
     verdict_code,
+    width,
 )
 from store.errors import ConfigError, HonedError, Invalid, RefusedByGate
 
@@ -180,14 +181,23 @@ def iteration(
 def report(
     number: NumberArgument,
     config: ConfigOption = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for pasting.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Before and after on real prompts: is it learning?"""
-    from daemon import views
+    """One page: thumbs per version, KL, gates, behaviour, before and after on real prompts. Is it learning?"""
+    from daemon import page, views
     from daemon.read import open_store
+    from daemon.report import page as page_of
 
+    if markdown and json_:
+        raise Invalid("say one of --markdown and --json", param="markdown")
     with open_store(settings(config)) as store:
-        views.show(views.iteration_row(store, number), views.report, as_json=json_)
+        row = views.report_row(store, number)
+    views.show(
+        row,
+        lambda row: page.markdown(page_of(row)) if markdown else page.text(page_of(row), width()),
+        as_json=json_,
+    )
 
 
 @app.command()

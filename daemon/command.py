@@ -3,6 +3,7 @@
 Nothing heavy is imported here: `honed --help` never loads torch.
 """
 
+import shutil
 from enum import IntEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,11 @@ def settings(path: Path | None) -> Any:
     if path is None and DEFAULT_CONFIG.is_file():
         path = DEFAULT_CONFIG
     return load(path)
+
+
+def width() -> int:
+    """Characters in a line of the terminal; 100 where there is none."""
+    return shutil.get_terminal_size((100, 24)).columns
 
 
 def verdict_code(row: dict[str, Any]) -> Exit:

@@ -15,8 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from api import views
+from daemon import report as report_page
+from daemon.ledger import ledger_of
 from store.db import Store
 from store.files import write_json
+from store.records import BASE
 
 if TYPE_CHECKING:
     from daemon.client import Client
@@ -67,6 +70,29 @@ def iteration_row(store: Store, number_: int) -> Row:
     return views.iteration_in_full(store, number_, now=time.time())
 
 
+def report_row(store: Store, number_: int) -> Row:
+    """An iteration in full, with the intervals of its thumbs, what is served now, and what can be claimed."""
+    row = iteration_row(store, number_)
+    active = store.adapters.active()
+    return {
+        **row,
+        "thumbs": report_page.thumbs_with_intervals(row["thumbs"]),
+        "serving": active.version if active else BASE,
+        "claim": report_page.claim(row),
+        "ledger": ledger_rows(store, row["candidate"]),
+    }
+
+
+def ledger_rows(store: Store, version: str | None) -> list[Row]:
+    """Every step from base to a version, oldest first; None is what nobody knows. Nothing for one not recorded."""
+    if version is None or store.adapters.find(version) is None:
+        return []
+    return [
+        {name: None if value != value else value for name, value in asdict(entry).items()}
+        for entry in ledger_of(store, version)
+    ]
+
+
 def adapter_rows(store: Store) -> list[Row]:
     return [views.adapter(item) for item in store.adapters.list()]
 
@@ -111,12 +137,19 @@ def status(row: Row) -> str:
     for key, value in row.items():
         if isinstance(value, dict):
             lines.append(f"{key}:")
-            lines += [
-                f"  {inner}: {shown(inner, item)}" for inner, item in value.items() if inner != "object"
-            ]
+            plain = (pair for pair in value.items() if pair[0] not in ("object", "metrics"))
+            lines += [f"  {inner}: {shown(inner, item)}" for inner, item in plain]
+            lines += [weighed(metric, found) for metric, found in value.get("metrics", {}).items()]
         elif key != "object":
             lines.append(f"{key}: {shown(key, value)}")
     return "\n".join(lines)
+
+
+def weighed(metric: str, found: Row) -> str:
+    """One metric of a canary or a watch: evidence of harm and what it takes, then both sides."""
+    sides = (found["treated"], found["control"])
+    told = " against ".join(f"{number(side['value'])} of {side['count']}" for side in sides)
+    return f"  {metric}: evidence of harm {number(found['harm_peak'])} of {number(found['limit'])}; {told}"
 
 
 def shown(key: str, value: Any) -> str:
@@ -206,14 +239,6 @@ def iteration(row: Row) -> str:
         parts.append(
             "trainer: " + ", ".join(f"{phase} {secs:.1f} s" for phase, secs in row["seconds"].items())
         )
-    return "\n\n".join(parts)
-
-
-def report(row: Row) -> str:
-    parts = [iteration(row)]
-    for sample in row["samples"]:
-        asked = sample["prompt"][-1]["content"]
-        parts.append(f"--- {asked}\nBEFORE  {sample['before']}\nAFTER   {sample['after']}")
     return "\n\n".join(parts)
 
 

@@ -96,6 +96,19 @@ def test_an_iteration_is_told_in_full(
     assert (body["stage"], body["reason"], body["config"]) == ("rejected", "KL", {"a": 1})
 
 
+def test_an_iteration_is_told_with_the_votes_on_every_version(
+    client: TestClient, store: Store, iteration: Iteration, add_adapter: Callable[..., Adapter]
+) -> None:
+    add_adapter("it0001-aaaaaaaa", AdapterStatus.ACTIVE)
+    for name, up in (("f2", True), ("f3", False)):
+        answer = ask(client).json()["id"]
+        client.post("/v1/feedback", json={"id": name, "completion_id": answer, "kind": "thumb", "value": up})
+    store.quarantine.hold([iteration.id], kept=(), actor="ann", reason="it lies")
+    base, first = client.get(f"/v1/iterations/{iteration.id}").json()["thumbs"]
+    assert (base["version"], base["votes"], base["rate"], base["quarantined"]) == ("base", 1, 1.0, 1)
+    assert (first["version"], first["up"], first["down"], first["people"]) == ("it0001-aaaaaaaa", 1, 1, 1)
+
+
 def test_a_running_stage_is_timed_up_to_now(client: TestClient, iteration: Iteration, clock: Clock) -> None:
     clock.now += 7
     assert client.get(f"/v1/iterations/{iteration.id}").json()["stages"][-1]["seconds"] == 7.0
