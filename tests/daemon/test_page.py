@@ -1,7 +1,7 @@
 """Pages as terminal text and as Markdown: nothing is lost, nothing runs over, nothing a model wrote takes effect."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.page import Exchange, Page, Section, Table, columns, escaped, exchange, fenced, markdown, text
@@ -35,6 +35,7 @@ def test_answers_stand_side_by_side_only_where_there_is_room(width: int) -> None
     ) == 1
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300), st.integers(40, 160))
 def test_no_line_of_an_exchange_is_wider_than_the_terminal(left: str, right: str, width: int) -> None:
     for line in exchange(Exchange("?", ("a", left), ("b", right)), width):
@@ -67,6 +68,7 @@ def test_markdown_shows_what_was_said_as_it_was_said(said: object, shown: str) -
     assert escaped(said) == shown
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="`a\n ", max_size=60))
 def test_an_answer_cannot_leave_its_code_block(answer: str) -> None:
     opening, *inside, closing = fenced(answer)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -203,6 +203,7 @@ def test_an_iteration_of_any_stage_has_a_page(stage: Stage) -> None:
     assert ("still running" in shown.title) is (stage not in SETTLED_STAGES)
 
 
+@settings(deadline=None)
 @given(st.sets(st.sampled_from(sorted(METRICS))), st.booleans(), st.integers(40, 200))
 def test_whatever_was_measured_is_shown_and_the_rest_left_out(
     kept: set[str], ledger: bool, width: int
