@@ -23,7 +23,7 @@ from daemon.people import Taste, prompts, taste, vote
 from daemon.state_files import SERVICE
 from judge.evaluate import wilson
 from store.errors import HonedError
-from store.records import FINISHED_STAGES, Stage
+from store.records import FINISHED_STAGES, Stage, Verdict
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -258,7 +258,7 @@ def verdicts(
         (gate["metric"], gate["value"], gate["hard"])
         for row in iterations
         for gate in row["gates"]
-        if gate["metric"].startswith("kl/")
+        if gate["metric"].startswith("kl/") and gate["verdict"] != Verdict.INSUFFICIENT
     ]
     inside = all(value is not None and value <= hard for _, value, hard in budgets)
     kl = max((value for metric, value, _ in budgets if metric == "kl/base_token"), default=float("nan"))

@@ -26,6 +26,7 @@ REQUIRED = {
     "kl/step_p99": 0.2,
     "kl/base_token": 0.1,
     "kl/base_sequence": 6.0,
+    "kl/forward_base": 0.08,
     "kl/path_token": 0.15,
     "shape/repetition": 0.05,
     "incumbent/shape/repetition": 0.06,
@@ -48,7 +49,6 @@ HELDOUT = {
 }
 OTHERS = {
     "kl/cluster_max": 0.1,
-    "kl/forward_base": 0.08,
     "battery/capability/rate": 0.5,
     "incumbent/battery/capability/rate": 0.5,
     "battery/capability/n": 1000.0,

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +176,17 @@ def test_limits_are_settings_in_their_order(row: Row) -> None:
     soft, hard = row.limits(LIMITS)
     if soft is not None and hard is not None:
         assert (soft <= hard) if row.side is Side.AT_MOST else (soft >= hard)
+
+
+def test_the_documented_table_is_this_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "gates.md").read_text(encoding="utf-8")
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for row in TABLE:
+        limits = zip((row.soft, row.hard), row.limits(LIMITS), strict=True)
+        for name, value in limits:
+            if value is not None:
+                assert f" {value:g}" in lines[row.metric], row.metric
+                assert not isinstance(name, str) or f"(`{name}`)" in lines[row.metric], row.metric
 
 
 @pytest.mark.parametrize("row", SIMPLE, ids=by_name)

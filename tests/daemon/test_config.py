@@ -40,6 +40,10 @@ def test_values_in_the_environment_are_read_as_toml_or_as_text() -> None:
         ("[daemon.schedule]\ncron = 'every day'", ["daemon.schedule.cron", "every day"]),
         ("[daemon.schedule]\ncron = '0 0 30 2 *'", ["daemon.schedule.cron", "never comes"]),
         ("[daemon.gate]\nkl_step_soft = 0.5", ["daemon.gate", "kl_step_soft 0.5 is above kl_step_hard 0.3"]),
+        (
+            "[daemon.gate]\ncapability_soft = -0.5",
+            ["daemon.gate", "capability_soft -0.5 is below capability_hard -0.1"],
+        ),
         ("[daemon.gate]\nlength_ratio_soft = [2.0, 0.5]", ["daemon.gate", "rising pair"]),
         ("[daemon.gate]\nkl_base_hard = inf", ["daemon.gate.kl_base_hard", "finite"]),
         ("[daemon.schedule]\nquiet_hours = ['8-9']", ["daemon.schedule.quiet_hours", "HH:MM-HH:MM"]),

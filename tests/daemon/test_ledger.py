@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.iteration import measurements
 from daemon.ledger import (
     Entry,
     budgets,
@@ -17,10 +18,13 @@ from daemon.ledger import (
     with_paths,
 )
 from daemon.limits import GateConfig
-from daemon.runtime import adapter_path
+from daemon.runtime import Runtime, adapter_path
+from daemon.snapshot import trainer_spec
+from policies import spec
 from store.db import Store
 from store.errors import NotFound
 from store.records import Adapter, AdapterStatus, Stage
+from tests.daemon.conftest import report_of
 
 LIMITS = GateConfig()
 
@@ -177,6 +181,19 @@ def test_an_adapter_its_iteration_passed_over_has_no_numbers_of_its_own() -> Non
         store.adapters.add(other)
         assert math.isnan(path(ledger_of(store, "other")))
         assert path(ledger_of(store, one)) == 0.1
+
+
+def test_the_trainer_is_told_the_next_beta_and_the_gate_the_path(runtime: Runtime) -> None:
+    one = record(runtime.store, None, step(0.05, 0.05))
+    begun = runtime.store.iterations.begin(trigger="test", incumbent=one, config={})
+    told = trainer_spec(runtime, begun, version="it0002", incumbent=runtime.store.adapters.get(one))
+    assert told.loss.beta == pytest.approx(0.1 * math.exp(-0.25))
+    snapshot = spec.Snapshot(spec=told, examples=[], heldout=[], probes=[])
+    spec.write_snapshot(runtime.run_directory(begun.id), snapshot)
+    report = report_of("it0002", []).model_copy(update={"metrics": step(0.02, 0.06)})
+    found = measurements(runtime, begun, report, rebuilt=False)
+    assert found["kl/path_token"] == pytest.approx(0.07)
+    assert found["train/beta"] == told.loss.beta
 
 
 def test_the_latest_entry_is_of_the_newest_that_was_trained_whatever_became_of_it() -> None:
