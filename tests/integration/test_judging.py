@@ -134,6 +134,12 @@ def check(client: Client, told: dict[str, Any]) -> None:
     chosen = client.get(f"/v1/completions/{trained[0]['chosen'][0]}")
     assert told["id"] in [one["id"] for one in chosen["iterations"]], "the answer tells what it trained"
     assert chosen["source"] == "sample" and chosen["judgements"]
+    rows = told["contest"]
+    assert len(rows) == len({row["id"] for row in rows}) == len(told["samples"])
+    assert sum(sample["replay"] for sample in told["samples"]) > 0, "people's own prompts are replayed"
+    assert {(row["against"], *row["judges"]) for row in rows} == {("base", "relevance")}
+    assert told["metrics"]["contest/independent"] == 0, "its own pairs trained the candidate"
+    assert 0 <= told["metrics"]["contest/win_low"] <= told["metrics"]["contest/win_high"] <= 1
 
 
 def test_a_licensed_judge_s_pairs_train_and_everything_can_be_looked_up(
@@ -161,7 +167,7 @@ def test_with_the_shipped_bounds_this_judge_is_refused_and_people_s_votes_train_
         assert "too few human labels" in client.get("/v1/status")["judge"]["relevance"]
 
 
-@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name.startswith("judge.")])
+@pytest.mark.parametrize("point", [name for name in FAILPOINTS if name.startswith(("judge.", "contest."))])
 def test_killed_while_judging_it_goes_on_where_it_was(
     point: str, state: Path, labelled: tuple[Path, list[str]], tiny_model: Path
 ) -> None:
