@@ -24,13 +24,16 @@ pytestmark = pytest.mark.slow
 ITERATION = [name for name in FAILPOINTS if name.startswith(("iteration.", "settle."))]
 TRAINER = [name for name in FAILPOINTS if name.startswith("trainer.")]
 #: Killed at these in test_judging.py, where a judge holds a licence.
-JUDGE = [name for name in FAILPOINTS if name.startswith("judge.")]
+JUDGE = [name for name in FAILPOINTS if name.startswith(("judge.", "contest."))]
 ROLLBACK = [name for name in FAILPOINTS if name.startswith("rollback.")]
+CANARY = [name for name in FAILPOINTS if name.startswith("canary.")]
 FEEDBACK = [name for name in FAILPOINTS if name.startswith("feedback.")]
+#: Passed by iterations only that train two candidates.
+REBUILD = [name for name in FAILPOINTS if name.startswith("rebuild.")]
 
 
 def test_every_failpoint_is_in_one_of_the_groups_below() -> None:
-    assert sorted(ITERATION + JUDGE + TRAINER + ROLLBACK + FEEDBACK) == sorted(FAILPOINTS)
+    assert sorted(ITERATION + JUDGE + TRAINER + ROLLBACK + CANARY + FEEDBACK + REBUILD) == sorted(FAILPOINTS)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,45 @@ def test_killed_in_a_rollback_either_the_old_or_the_new_is_served(
         check_invariants(client, state, voted[1])
 
 
+@pytest.fixture(scope="module")
+def tried(voted: tuple[Path, list[str]], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state directory whose first iteration is a canary for half of the people."""
+    state = copy_of(voted[0], tmp_path_factory.mktemp("tried") / "state")
+    with running(state, tiny_model, HONED_DAEMON__CANARY__STEPS="[0.5]") as service:
+        client = service.wait_until_ready()
+        assert client is not None, service.tail()
+        client.intend("train", reason="test")
+        wait_until(lambda: client.get("/v1/iterations/1")["stage"] == "canary")
+    return state
+
+
+@pytest.mark.parametrize(
+    ("point", "action"),
+    [*((point, "rollback") for point in CANARY), ("canary.before_commit", "promote")],
+)
+def test_killed_as_a_canary_ends_it_ends_once_and_people_are_answered(
+    point: str, action: str, tried: Path, voted: tuple[Path, list[str]], tiny_model: Path, tmp_path: Path
+) -> None:
+    state = copy_of(tried, tmp_path / "state")
+    with running(state, tiny_model, HONED_FAILPOINT=point) as service:
+        client = service.wait_until_ready()
+        assert client is not None, service.tail()
+        version = client.get("/v1/status")["canary"]["version"]
+        client.intend(action, reason="test", **({"version": version} if action == "promote" else {}))
+        wait_until(lambda: died(service))
+        assert service.process.returncode == -9
+    with running(state, tiny_model) as service:
+        client = service.wait_until_ready()
+        assert client is not None, service.tail()
+        wait_until(lambda: client.get("/v1/status")["canary"] is None)
+        serves, stage = (version, "active") if action == "promote" else ("base", "rolled_back")
+        assert client.get("/v1/iterations/1")["stage"] == stage
+        for person in ("ann", "bob", "cid", "dora"):
+            assert ask(Client(client.url, key=person), "hello")["model"] == serves
+        assert len(client.get(f"/v1/adapters/{version}")["activations"]) == (action == "promote")
+        check_invariants(client, state, voted[1])
+
+
 @pytest.mark.parametrize("point", FEEDBACK)
 def test_killed_while_a_vote_is_written_no_acknowledged_vote_is_lost_or_doubled(
     point: str, voted: tuple[Path, list[str]], tiny_model: Path, tmp_path: Path
@@ -221,3 +263,31 @@ def test_votes_are_possible_days_later_and_across_restarts(tiny_model: Path, tmp
         assert client is not None, service.tail()
         vote = thumb(client, answer, True)
         assert vote in stored_votes(tmp_path / "state")
+
+
+@pytest.mark.parametrize("point", REBUILD)
+def test_killed_between_two_candidates_the_first_is_not_trained_again(
+    point: str, voted: tuple[Path, list[str]], tiny_model: Path, tmp_path: Path
+) -> None:
+    state, votes = copy_of(voted[0], tmp_path / "state"), voted[1]
+    due = {"HONED_POLICIES__TRAIN__REBUILD_AT": "1e-9"}
+    with running(state, tiny_model, HONED_FAILPOINT=point, **due) as service:
+        client = service.wait_until_ready()
+        assert client is not None, service.tail()
+        client.intend("train", reason="from base, so that one candidate is all")
+        assert wait_until(lambda: finished_iteration(client, 1))["stage"] == "active"
+        votes = [*votes, *chat_and_vote(client, 12, seed=1)]
+        client.intend("train", reason="two candidates")
+        wait_until(lambda: died(service))
+        assert service.process.returncode == -9
+    sealed = state / "iterations" / "0002" / "manifest.json"
+    before = sealed.stat().st_mtime_ns
+    with running(state, tiny_model, **due) as service:
+        client = service.wait_until_ready()
+        assert client is not None, service.tail()
+        ended = wait_until(lambda: finished_iteration(client, 2))
+        assert sealed.stat().st_mtime_ns == before
+        assert (state / "iterations" / "0002-rebuild" / "manifest.json").is_file()
+        assert "kept it0002-" in ended["reason"], ended
+        assert "nats/token from base" in ended["counts"]["rebuild"]["why"]
+        check_invariants(client, state, votes)
