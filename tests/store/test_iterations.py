@@ -82,4 +82,7 @@ def test_measurements_verdicts_and_reports_are_kept(store: Store) -> None:
     assert first == gate
     assert (second.value, second.verdict) == (None, Verdict.FAIL)
     assert store.iterations.report(begun.id) == {"samples": ["ä"]}
+    store.iterations.save_report(begun.id, {"contest": [1]})
+    store.iterations.save_report(begun.id, {"samples": []})
+    assert store.iterations.report(begun.id) == {"samples": [], "contest": [1]}
     assert store.iterations.progress(begun.id) == {"done": 1}
