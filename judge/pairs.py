@@ -137,7 +137,8 @@ def cap_shares(weights: Mapping[str, float], cap: float) -> dict[str, float]:
     return {person: min(1.0, level / weight) if weight else 1.0 for person, weight in weights.items()}
 
 
-def _answer(completion: Completion, index: int) -> Answer | None:
+def answer_of(completion: Completion, index: int) -> Answer | None:
+    """One choice as training sees it; None where there is none or it says nothing."""
     choice: Choice | None = next((c for c in completion.choices if c.index == index), None)
     if choice is None or not choice.text.strip():
         return None
@@ -152,7 +153,7 @@ def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict
         groups[item.feedback.completion_id, item.feedback.choice_index].append(item)
     likings = []
     for (_, index), items in groups.items():
-        answer = _answer(items[0].completion, index)
+        answer = answer_of(items[0].completion, index)
         if answer is None:
             dropped["empty_answer"] += 1
             continue
@@ -173,16 +174,16 @@ def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict
 
 
 def _pair(item: Evidence, others: Mapping[str, Completion], signals: SignalsConfig) -> Pair | None:
-    event, own = item.feedback, _answer(item.completion, item.feedback.choice_index)
+    event, own = item.feedback, answer_of(item.completion, item.feedback.choice_index)
     if own is None:
         return None
     match event.kind, event.value:
         case FeedbackKind.EDIT, str(text) if text.strip() and text != own.text:
             return Pair(own.prompt, text, True, own, Q_HUMAN, signals.edit, (event,))
         case FeedbackKind.PREFERENCE, int(index) if not isinstance(event.value, bool):
-            other = _answer(item.completion, index)
+            other = answer_of(item.completion, index)
         case FeedbackKind.PREFERENCE, str(completion_id) if completion_id in others:
-            other = _answer(others[completion_id], 0)
+            other = answer_of(others[completion_id], 0)
         case _:
             return None
     if other is None or other.prompt != own.prompt or other.text == own.text:
@@ -198,8 +199,8 @@ def _retry_pairs(
         event = item.feedback
         if event.kind is not FeedbackKind.REGENERATE or not isinstance(event.value, str):
             continue
-        new = _answer(others[event.value], 0) if event.value in others else None
-        old = _answer(item.completion, event.choice_index)
+        new = answer_of(others[event.value], 0) if event.value in others else None
+        old = answer_of(item.completion, event.choice_index)
         retried = any(
             e.feedback.completion_id == event.value and e.feedback.kind is event.kind for e in evidence
         )
@@ -211,7 +212,8 @@ def _retry_pairs(
     return pairs
 
 
-def _cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[list[Liking], list[Pair]]:
+def cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[list[Liking], list[Pair]]:
+    """The same examples, the weights of whoever holds more than their share (`share_cap`) brought down to it."""
     weights: dict[str, float] = defaultdict(float)
     items: list[Liking | Pair] = [*likings, *pairs]
     for item in items:
@@ -253,7 +255,7 @@ def build(
     pairs = [pair for pair in candidates if pair is not None]
     pairs += _retry_pairs(trainable, allowed, disliked, config.signals)
     pairs = [pair for pair in pairs if pair.weight > 0][-config.max_examples :]
-    likings, pairs = _cap_people(likings, pairs, config.principal_share_floor)
+    likings, pairs = cap_people(likings, pairs, config.principal_share_floor)
     heldout = _likings(sides[Split.NEVER_TRAIN], config.signals, dropped)[-config.max_heldout :]
     return Preferences(tuple(likings), tuple(pairs), tuple(heldout), dict(dropped))
 
