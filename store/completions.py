@@ -108,6 +108,15 @@ class Completions:
         )
         return self._with_choices(rows)
 
+    def of_base(self, *, limit: int) -> list[Completion]:
+        """The newest answers that people got from the base itself, whole and kept."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from completions where adapter is null and source = :chat and status = 'done' "
+            "and stored = 1 order by created_at desc, rowid desc limit :limit",
+            {"chat": Source.CHAT.value, "limit": limit},
+        )
+        return self._with_choices(rows)
+
     def samples(self, iteration: int) -> dict[str, Completion]:
         """Answers honed drew for itself during an iteration, by id."""
         rows = self._session.rows(

@@ -23,6 +23,8 @@ FAILPOINTS = (
     "trainer.adapter.written",
     "trainer.manifest.written",
     "iteration.evaluating",
+    "rebuild.begun",
+    "contest.scored",
     "iteration.gated",
     "iteration.loaded",
     "iteration.attested",
@@ -30,6 +32,8 @@ FAILPOINTS = (
     "settle.after_commit",
     "feedback.before_commit",
     "feedback.after_commit",
+    "canary.before_commit",
+    "canary.after_commit",
     "rollback.before_commit",
     "rollback.after_commit",
 )

@@ -11,7 +11,7 @@ from sqlite_utils import Database
 
 from store.completions import Completions
 from store.errors import Conflict, NotFound
-from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source
+from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source, Stage
 from store.session import Row, Session
 
 COLUMNS = "id, created_at, completion_id, choice_index, principal, kind, value, reason, comment, metadata, supersedes"
@@ -24,9 +24,8 @@ LIVE = """
 # What was let out of quarantine is new again: the adapters that learned from it are not served any more.
 UNSPENT = f"""
       and not exists (
-        select 1 from iteration_examples e join iterations i on i.id = e.iteration
-        where e.feedback_id = f.id and e.split = 'train'
-          and i.stage in ({", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES))})
+        select 1 from learned_examples e join iterations i on i.id = e.iteration
+        where e.feedback_id = f.id and i.stage in ({", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES))})
           and i.id > coalesce((
             select max(r.last_iteration) from quarantine q join quarantine_releases r on r.quarantine = q.id
             where q.feedback_id = f.id), 0))
@@ -92,6 +91,15 @@ class FeedbackLog:
     def unused(self, *, before: float | None = None) -> list[Evidence]:
         """What counts and trained no adapter that was kept. Testing on an event does not use it up."""
         return self._evidence(LIVE + UNSPENT, before)
+
+    def learned(self) -> set[str]:
+        """Ids of the events that trained an adapter which came to be served and was not rolled back."""
+        standing = ", ".join(f"'{stage.value}'" for stage in sorted(SPENT_STAGES - {Stage.ROLLED_BACK}))
+        rows = self._session.rows(
+            "select distinct e.feedback_id from learned_examples e join iterations i on i.id = e.iteration "
+            f"where i.stage in ({standing})"
+        )
+        return {row[0] for row in rows}
 
     def count(self, *, since: float | None = None) -> int:
         """Events, or events after a time."""

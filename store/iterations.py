@@ -10,6 +10,7 @@ from store.errors import Invalid, NotFound
 from store.records import (
     FINISHED_STAGES,
     SETTLED_STAGES,
+    AnchorUse,
     Example,
     GateResult,
     Iteration,
@@ -135,6 +136,8 @@ class Iterations:
                 example.form,
                 None if example.label is None else int(example.label),
                 example.weight,
+                example.version,
+                int(example.replayed),
             )
             for example in examples
         ]
@@ -142,25 +145,38 @@ class Iterations:
         def work(db: Database) -> None:
             db.conn.executemany(
                 "insert or replace into iteration_examples (iteration, feedback_id, completion_id, split, form, "
-                "label, weight) values (?, ?, ?, ?, ?, ?, ?)",
+                "label, weight, version, replayed) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 values,
             )
 
         self._session.write(work)
 
+    def add_anchors(self, anchors: Sequence[AnchorUse]) -> None:
+        """Write down which of base's answers an iteration kept likely."""
+        values = [(anchor.iteration, anchor.completion_id, anchor.version) for anchor in anchors]
+        sql = "insert into iteration_anchors (iteration, completion_id, version) values (?, ?, ?)"
+        self._session.write(lambda db: db.conn.executemany(sql, values) and None)
+
+    def anchors(self, iteration: int) -> Sequence[AnchorUse]:
+        sql = "select iteration, completion_id, version from iteration_anchors where iteration = ? order by rowid"
+        return [AnchorUse(**dict(row)) for row in self._session.rows(sql, [iteration])]
+
     def examples(self, iteration: int) -> Sequence[Example]:
         rows = self._session.rows(
-            "select iteration, feedback_id, completion_id, split, form, label, weight from iteration_examples "
-            "where iteration = ? order by rowid",
+            "select iteration, feedback_id, completion_id, split, form, label, weight, version, replayed "
+            "from iteration_examples where iteration = ? order by rowid",
             [iteration],
         )
         return [example_of(row) for row in rows]
 
     def trained_by(self, completion_id: str) -> Sequence[Iteration]:
-        """Iterations whose training this answer entered, by people's feedback or in a judged pair, oldest first."""
+        """Iterations whose candidate was trained on this answer: by people's feedback, in a judged pair, or as an
+        anchor. Oldest first.
+        """
         sql = (
             f"select {COLUMNS} from iterations where id in "
-            "(select iteration from iteration_examples where completion_id = :id and split = 'train' union "
+            "(select iteration from learned_examples where completion_id = :id union "
+            "select iteration from learned_anchors where completion_id = :id union "
             "select iteration from judged_pairs where dropped is null and :id in (chosen_id, rejected_id)) "
             "order by id"
         )
@@ -190,10 +206,18 @@ class Iterations:
         return [GateResult(**{**dict(row), "verdict": Verdict(row["verdict"])}) for row in rows]
 
     def save_report(self, iteration: int, report: dict[str, Any]) -> None:
-        """Keep the trainer's whole report."""
-        sql = "update iterations set report = ? where id = ?"
-        text = json.dumps(report, ensure_ascii=False)
-        self._session.write(lambda db: db.execute(sql, [text, iteration]) and None)
+        """Keep what was found about a candidate: the trainer's whole report, or a part that is found later.
+
+        Parts of other names stay as they are.
+        """
+
+        def work(db: Database) -> None:
+            known = db.execute("select report from iterations where id = ?", [iteration]).fetchone()
+            kept = json.loads(known[0]) if known and known[0] else {}
+            text = json.dumps({**kept, **report}, ensure_ascii=False)
+            db.execute("update iterations set report = ? where id = ?", [text, iteration])
+
+        self._session.write(work)
 
     def report(self, iteration: int) -> dict[str, Any] | None:
         rows = self._session.rows("select report from iterations where id = ?", [iteration])
@@ -233,4 +257,5 @@ def example_of(row: Row) -> Example:
     fields = dict(row)
     fields["split"] = Split(row["split"])
     fields["label"] = None if row["label"] is None else bool(row["label"])
+    fields["replayed"] = bool(row["replayed"])
     return Example(**fields)

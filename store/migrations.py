@@ -237,6 +237,28 @@ def m006_quarantine(db: Database) -> None:
         where r.quarantine is null""")
 
 
+@MIGRATIONS()
+def m007_replay(db: Database) -> None:
+    # An iteration may train two candidates, not from the same examples. `version` null: every candidate.
+    db.execute("alter table iteration_examples add column version text")
+    db.execute("alter table iteration_examples add column replayed integer not null default 0")
+    db.execute("""
+        create table iteration_anchors (
+            iteration integer not null references iterations (id),
+            completion_id text not null references completions (id), version text
+        ) strict""")
+    for column in ("iteration", "completion_id"):
+        db.execute(f"create index anchors_by_{column} on iteration_anchors ({column})")
+    # What the candidate that an iteration ended with was trained on; the one it passed over counts for nothing.
+    for view, table, condition in (
+        ("learned_examples", "iteration_examples", "e.split = 'train' and"),
+        ("learned_anchors", "iteration_anchors", ""),
+    ):
+        db.execute(f"""
+            create view {view} as select e.* from {table} e join iterations i on i.id = e.iteration
+            where {condition} (e.version is null or e.version = i.candidate)""")
+
+
 def pending(db: Database) -> list[str]:
     """Names of the steps this database still lacks.
 

@@ -50,11 +50,11 @@ class Quarantine:
         }
         sql = """
             insert into quarantine (feedback_id, iteration, at, actor, reason)
-            select e.feedback_id, min(e.iteration), :at, :actor, :reason from iteration_examples e
-            where e.split = 'train' and e.iteration in (select value from json_each(:left))
+            select e.feedback_id, min(e.iteration), :at, :actor, :reason from learned_examples e
+            where e.iteration in (select value from json_each(:left))
               and not exists (select 1 from quarantined q where q.feedback_id = e.feedback_id)
               and not exists (
-                select 1 from iteration_examples k where k.feedback_id = e.feedback_id and k.split = 'train'
+                select 1 from learned_examples k where k.feedback_id = e.feedback_id
                   and k.iteration in (select value from json_each(:kept)))
             group by e.feedback_id order by e.feedback_id"""
         return self._session.write(lambda db: int(db.execute(sql, parameters).rowcount))

@@ -279,7 +279,11 @@ class Split(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Exact lineage: one feedback event in one iteration, on which side, as what, how heavy."""
+    """Exact lineage: one feedback event in one iteration, on which side, as what, how heavy.
+
+    `version`: the only one of the iteration's candidates that learned from it; None is all of them. `replayed`: an
+    earlier iteration learned from it too.
+    """
 
     iteration: int
     feedback_id: str
@@ -288,6 +292,17 @@ class Example:
     form: str
     label: bool | None
     weight: float
+    version: str | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorUse:
+    """One of base's answers that an iteration kept likely; `version` as in `Example`."""
+
+    iteration: int
+    completion_id: str
+    version: str | None = None
 
 
 class Verdict(StrEnum):
