@@ -1,6 +1,6 @@
 """From examples to token rows, and from rows to optimiser steps.
 
-KTO and DPO examples share steps. A step is shuffled by seed and epoch, so it depends on nothing else; inside it, rows
+All forms of example share steps. A step is shuffled by seed and epoch, so it depends on nothing else; inside it, rows
 of like length go through the model together, which changes the order of a sum and nothing more.
 """
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from policies.chat import encode_completion, encode_prompt
-from policies.spec import DpoExample, KtoExample, TrainingExample, Turn
+from policies.spec import AnchorExample, DpoExample, KtoExample, TrainingExample, Turn
 from store.records import Message
 
 #: Mismatched pairs a run keeps for KTO's baseline (a quarter of its thumbs, within these bounds), and how many of
@@ -65,7 +65,20 @@ class Pair:
         return (self.chosen, self.rejected)
 
 
-Item = Thumb | Pair
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """One of base's own answers as tokens."""
+
+    id: str
+    row: Row
+    weight: float
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return (self.row,)
+
+
+Item = Thumb | Pair | Anchor
 
 
 def as_messages(turns: Sequence[Turn]) -> list[Message]:
@@ -101,14 +114,23 @@ class Encoder:
         rejected = self.row(example.prompt, example.rejected, ended=example.rejected_ended)
         return Pair(example.id, chosen, rejected, example.q, example.weight)
 
+    def anchor(self, example: AnchorExample) -> Anchor:
+        row = self.row(example.prompt, example.completion, ended=example.ended)
+        return Anchor(example.id, row, example.weight)
+
+    def item(self, example: TrainingExample) -> Item:
+        match example:
+            case KtoExample():
+                return self.thumb(example)
+            case DpoExample():
+                return self.pair(example)
+            case AnchorExample():
+                return self.anchor(example)
+
     def items(self, examples: Sequence[TrainingExample]) -> list[Item]:
         """Every example that can teach: it has weight, and every answer at least one token."""
-        items: list[Item] = []
-        for example in examples:
-            item: Item = self.thumb(example) if isinstance(example, KtoExample) else self.pair(example)
-            if item.weight > 0 and all(row.answer for row in item.rows):
-                items.append(item)
-        return items
+        items = [self.item(example) for example in examples]
+        return [item for item in items if item.weight > 0 and all(row.answer for row in item.rows)]
 
 
 def mismatched(items: Sequence[Item], *, seed: int, max_length: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The optimisation itself: AdamW on the LoRA, KTO and DPO in one step, stopped by a measured KL."""
+"""The optimisation itself: AdamW on the LoRA, every form of example in one step, stopped by a measured KL."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from policies.anchor import Distance, Watch, is_check
-from policies.batches import Item, Pair, Row, Thumb, baseline_rows, micro_batches, steps
+from policies.batches import Anchor, Item, Pair, Row, Thumb, baseline_rows, micro_batches, steps
 from policies.learner import Learner
 from policies.losses import kto_baseline
 from policies.objective import Lesson, log_ratio, piece_losses
@@ -38,11 +38,15 @@ class _Trace:
     baselines: list[float] = field(default_factory=list)
     winners: dict[Row, float] = field(default_factory=dict)
     losers: dict[Row, float] = field(default_factory=dict)
+    anchors: dict[Row, float] = field(default_factory=dict)
     distance: Distance = field(default_factory=lambda: Distance(0.0, 0.0))
 
     def saw(self, lesson: Lesson, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
-        """Keep the newest log-ratio of each answer; the last epoch's are what is reported."""
+        """Keep the newest log-ratio (anchors: NLL) of each answer; the last epoch's are what is reported."""
         for item in piece:
+            if isinstance(item, Anchor):
+                self.anchors[item.row] = -float(logprobs[item.row].detach().mean())
+                continue
             liked = [item.chosen] if isinstance(item, Pair) else [item.row] * item.label
             for row in item.rows:
                 side = self.winners if row in liked else self.losers
@@ -58,6 +62,8 @@ class _Trace:
         }
         if self.baselines:
             found["train/kto_baseline"] = fmean(self.baselines)
+        if self.anchors:
+            found["train/anchor_nll"] = fmean(self.anchors.values())
         for name, rhos in (("winner", self.winners), ("loser", self.losers)):
             if rhos:
                 found[f"train/{name}_dlogp"] = sum(rhos.values()) / sum(len(row.answer) for row in rhos)

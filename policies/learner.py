@@ -1,8 +1,9 @@
 """The model being trained: one frozen base, one LoRA, and three ways to look through it.
 
-`candidate` is the LoRA as it now is, `incumbent` the LoRA as it was at the start (it starts as a copy of the served
-adapter, or as no change at all), `base` is the LoRA off. One set of base weights serves all three. Merely switching
-off a continued adapter would silently anchor to the base, hence the kept copy.
+`candidate` is the LoRA as it now is, `incumbent` a kept copy of the served adapter (no change at all where base is
+served), `base` is the LoRA off. One set of base weights serves all three. Merely switching off a continued adapter
+would silently anchor to the base, hence the kept copy. The candidate starts as the incumbent, or, to be rebuilt, as
+no change; its shape covers the incumbent's either way, so that one model shows both.
 """
 
 import warnings
@@ -30,7 +31,7 @@ _NAME = "default"
 class Learner:
     """Log-probabilities and hidden states of rows under a view, and the LoRA's weights."""
 
-    def __init__(self, model: Any, shape: Shape, *, first: int) -> None:
+    def __init__(self, model: Any, shape: Shape, *, first: int, incumbent: list[Tensor]) -> None:
         self.model = model
         self.shape = shape
         self.causal = model.get_base_model()
@@ -41,11 +42,11 @@ class Learner:
         """Padded tokens of one forward without gradient; training takes half."""
         self._layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         self._scale = 1.0
-        self._start = [weight.detach().clone() for weight in self.weights()]
-        self.from_base = not any(
-            bool(weight.any()) for name, weight in self.tensors().items() if ".lora_B." in name
-        )
+        self._incumbent = incumbent
+        self.from_base = self._changes_nothing(incumbent)
         """Whether the incumbent is the base itself: then one forward serves both views."""
+        self.reference: View = "base" if self._changes_nothing(self.weights()) else "incumbent"
+        """What training starts from."""
 
     def weights(self) -> list[nn.Parameter]:
         """The LoRA's parameters, in a fixed order."""
@@ -127,15 +128,22 @@ class Learner:
         return token_logprobs(states[row.start - 1 : -1], ids[0, row.start :], self.head).tolist()
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, weight) for name, weight in self.model.named_parameters() if ".lora_" in name]
+        return _lora_weights(self.model)
+
+    def _changes_nothing(self, weights: Sequence[Tensor]) -> bool:
+        return not any(
+            bool(weight.any())
+            for (name, _), weight in zip(self._named(), weights, strict=True)
+            if ".lora_B." in name
+        )
 
     def _exchange(self) -> None:
         for index, weight in enumerate(self.weights()):
-            weight.data, self._start[index] = self._start[index], weight.data
+            weight.data, self._incumbent[index] = self._incumbent[index], weight.data
 
 
 def load_learner(spec: Spec) -> Learner:
-    """The base model, frozen, with a LoRA that starts as the incumbent (or as no change).
+    """The base model, frozen, with a LoRA that starts as the incumbent, or as no change: see `Spec.start`.
 
     Raises:
         AdapterInvalid: the incumbent does not verify.
@@ -153,10 +161,29 @@ def load_learner(spec: Spec) -> Learner:
         model = get_peft_model(causal, _lora_config(shape))
     model.eval()  # no dropout: a log-ratio of equal weights must be exactly zero
     _check_layout(model.get_base_model())
+    fresh = _copies(model)
     if incumbent is not None and spec.incumbent is not None:
         tensors = read_tensors(Path(spec.incumbent))
         _warm_start(model, tensors, incumbent.scaling * shape.rank / shape.alpha)
-    return Learner(model, shape, first=first)
+    served = _copies(model)
+    if spec.start == "base":
+        _restore(model, fresh)
+    return Learner(model, shape, first=first, incumbent=served)
+
+
+def _lora_weights(model: Any) -> list[tuple[str, nn.Parameter]]:
+    """The LoRA's parameters by name, in a fixed order."""
+    return [(name, weight) for name, weight in model.named_parameters() if ".lora_" in name]
+
+
+def _copies(model: Any) -> list[Tensor]:
+    return [weight.detach().clone() for _, weight in _lora_weights(model)]
+
+
+@torch.no_grad()
+def _restore(model: Any, weights: Sequence[Tensor]) -> None:
+    for (_, weight), kept in zip(_lora_weights(model), weights, strict=True):
+        weight.copy_(kept)
 
 
 def _load_base(spec: Spec) -> Any:

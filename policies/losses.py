@@ -1,4 +1,4 @@
-"""The two losses, as pure functions of log-ratios: KTO for thumbs, DPO for pairs.
+"""The losses, as pure functions: KTO for thumbs and DPO for pairs, of log-ratios; likelihood for anchors.
 
 A log-ratio rho(y|x) = log p_policy(y|x) - log p_reference(y|x) is summed over the answer's tokens, in nats.
 Left out: reference-free losses (SimPO, ORPO), which have no anchor and so no brake.
@@ -19,21 +19,9 @@ class LossOutput:
     losses: Tensor
     """(N,)"""
     rewards: Tensor
-    """(N,) beta * rho for KTO, beta * (rho_chosen - rho_rejected) for DPO; detached."""
+    """(N,) beta * rho for KTO, beta * (rho_chosen - rho_rejected) for DPO, nothing (0,) for anchors; detached."""
     baseline: float = 0.0
     """KTO's z0 in nats."""
-
-
-def class_weights(n_up: float, n_down: float, *, ratio: float, cap: float) -> tuple[float, float]:
-    """Weights (up, down) that make up * n_up / (down * n_down) equal `ratio`, one of them always 1.
-
-    KTO (2402.01306, section 4) advises a ratio of 1 to 4/3. The cap keeps a rare class from steering the run: past
-    it the ratio is missed on purpose. With one class missing there is nothing to balance. Counts may be weighted.
-    """
-    if n_up <= 0 or n_down <= 0:
-        return 1.0, 1.0
-    wanted = ratio * n_down / n_up
-    return (min(wanted, cap), 1.0) if wanted >= 1 else (1.0, min(1 / wanted, cap))
 
 
 def kto_baseline(kl_rho: Tensor) -> Tensor:
@@ -61,7 +49,7 @@ def kto_loss(
         kl_rho: (M,) log-ratios of mismatched pairs (y of one example after x of another); sets z0.
         labels: (N,) bool, True for up.
         weights: (N,) non-negative.
-        balance: class weights (up, down), from `class_weights`.
+        balance: class weights (up, down), from `policies.balance.class_weights`.
     """
     z0 = kto_baseline(kl_rho)
     sign = torch.where(labels, 1.0, -1.0)
@@ -95,5 +83,18 @@ def dpo_loss(
     return LossOutput(losses, h.detach())
 
 
+def anchor_loss(nll: Tensor, weights: Tensor) -> LossOutput:
+    """Likelihood of base's own answers: w * nll.
+
+    In expectation over base's answers that is KL(base || policy) plus base's entropy, which is constant: the distance
+    that goes with forgetting (2509.04259).
+
+    Args:
+        nll: (A,) token-mean negative log-likelihood, nats per token.
+        weights: (A,) non-negative.
+    """
+    return LossOutput(weights * nll, nll.new_zeros(0))
+
+
 #: The loss of each form of example (`spec.TrainingExample.form`).
-LOSSES: dict[str, Callable[..., LossOutput]] = {"kto": kto_loss, "dpo": dpo_loss}
+LOSSES: dict[str, Callable[..., LossOutput]] = {"kto": kto_loss, "dpo": dpo_loss, "anchor": anchor_loss}

@@ -97,6 +97,21 @@ def test_the_kept_incumbent_does_not_follow_the_candidate(tiny_model: Path, tmp_
     assert not torch.allclose(learner.sums(ROWS), wanted)
 
 
+def test_a_rebuilt_adapter_starts_as_base_and_still_shows_the_incumbent(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    path, digest, wanted = served(tiny_model, tmp_path / "a", LoraSpec(rank=4, alpha=8, top_layers=2))
+    spec = continued(tiny_model, path, digest)
+    fresh = load_learner(make_spec(tiny_model))
+    learner = load_learner(spec.model_copy(update={"start": "base"}))
+    assert (learner.reference, learner.from_base) == ("base", False)
+    assert all(map(torch.equal, learner.weights(), fresh.weights()))
+    assert torch.equal(learner.sums(ROWS), learner.sums(ROWS, view="base"))
+    disturb(learner)
+    torch.testing.assert_close(learner.sums(ROWS, view="incumbent"), wanted, atol=1e-4, rtol=0)
+    assert load_learner(spec).reference == "incumbent"
+
+
 def test_an_incumbent_that_does_not_verify_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     path, _, _ = served(tiny_model, tmp_path / "a", LoraSpec(rank=4, alpha=8, top_layers=2))
     with pytest.raises(AdapterInvalid, match="digest"):

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from policies.losses import LOSSES, class_weights, dpo_loss, kto_baseline, kto_loss
+from policies.balance import class_weights
+from policies.losses import LOSSES, anchor_loss, dpo_loss, kto_baseline, kto_loss
 
 NONE = torch.zeros(0)
 
@@ -123,6 +124,14 @@ def test_class_weights_reach_the_ratio_within_the_cap(
     assert class_weights(ups, downs, ratio=ratio, cap=cap) == pytest.approx(wanted)
 
 
+def test_an_anchor_pulls_with_its_weight_and_nothing_else() -> None:
+    nll = torch.tensor([2.0, 0.5], requires_grad=True)
+    out = anchor_loss(nll, torch.tensor([1.5, 0.0]))
+    out.losses.sum().backward()
+    assert out.losses.tolist() == [3.0, 0.0] and out.rewards.tolist() == []
+    assert nll.grad is not None and nll.grad.tolist() == [1.5, 0.0]
+
+
 def test_every_form_of_example_has_its_loss() -> None:
-    assert dict(LOSSES, kto=kto_loss, dpo=dpo_loss) == LOSSES
-    assert set(LOSSES) == {"kto", "dpo"}
+    assert dict(LOSSES, kto=kto_loss, dpo=dpo_loss, anchor=anchor_loss) == LOSSES
+    assert set(LOSSES) == {"kto", "dpo", "anchor"}
