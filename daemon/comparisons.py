@@ -11,6 +11,12 @@ from daemon.limits import GateConfig
 from daemon.weighing import ROUNDING, Check, Metrics, Need, Row, Z, impossible, unusable, verdict
 from store.records import Verdict
 
+#: Normal quantile of a one-sided 99% bound, for the battery's failures: six groups of few items are six chances to
+#: reject a candidate that lost nothing.
+PROOF = 2.3263
+#: The same for warnings, of 84%: one item of a few that went wrong is not worth one.
+SUSPICION = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Contest:
@@ -150,20 +156,25 @@ def read_group(row: Row, metrics: Metrics, config: GateConfig) -> Group | Check:
     )
 
 
-def paired_interval(n: float, lost: float, gained: float) -> tuple[float, float]:
-    """90% interval, two-sided, of the change in the share of right items, (gained - lost) / n.
+def paired_interval(n: float, lost: float, gained: float, *, z: float = Z) -> tuple[float, float]:
+    """Interval, by default of 90% two-sided, of the change in the share of right items, (gained - lost) / n.
 
     Wald's with one pseudo-observation in each discordant cell: Bonett and Price, J. Educ. Behav. Stat. 37(4), 2012,
     479-488; recommended for paired proportions by Fagerland, Lydersen and Laake, Stat. Med. 33(16), 2014, 2850-2875.
     """
     up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    half = Z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    half = z * math.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return max(-1.0, up - down - half), min(1.0, up - down + half)
 
 
+def lossy(group: Group, z: float) -> bool:
+    """Whether the items that changed say that there is a loss: their interval lies below zero."""
+    return paired_interval(group.n, group.lost, group.gained, z=z)[1] < 0
+
+
 def capability(row: Row, metrics: Metrics, config: GateConfig) -> Check:
-    """Change in the share of right answers. Passes when the interval lies above the soft limit; fails when it lies
-    below zero and the change is below the hard one.
+    """Change in the share of right answers. Passes when the interval lies above the soft limit; fails when the change
+    is below the hard one and proven (`PROOF`).
     """
     read = read_group(row, metrics, config)
     if isinstance(read, Check):
@@ -174,17 +185,18 @@ def capability(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     said = f"{row.metric} {change:+.2f}, {low:+.2f} to {high:+.2f} on {read.n:g} items"
     if low > soft:
         return verdict(row, config, Verdict.PASS, said, change)
-    if high < 0 and change < hard:
+    if change < hard and lossy(read, PROOF):
         return verdict(row, config, Verdict.FAIL, f"{said}: below its limit {hard:g}", change)
     reason = f"{said}; the lower end must be above {soft:g}"
     if read.n >= config.capability_enough:
         return verdict(row, config, Verdict.INSUFFICIENT, reason, change, holds=True)
-    return verdict(row, config, Verdict.SOFT if change < soft else Verdict.INSUFFICIENT, reason, change)
+    suspect = change < hard or (change < soft and lossy(read, SUSPICION))
+    return verdict(row, config, Verdict.SOFT if suspect else Verdict.INSUFFICIENT, reason, change)
 
 
 def behaviour(row: Row, metrics: Metrics, config: GateConfig) -> Check:
-    """Rise in the share of failures over the incumbent's. Above the hard limit it fails, unless items changed so that
-    chance could have done it; then it warns.
+    """Rise in the share of failures over the incumbent's. Above the hard limit it fails where the items that changed
+    prove it, and warns where they do not; above the soft one it warns where they raise a suspicion.
     """
     read = read_group(row, metrics, config)
     if isinstance(read, Check):
@@ -192,10 +204,9 @@ def behaviour(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     soft, hard = (limit or 0.0 for limit in row.limits(config))
     risen = read.rate - read.before
     said = f"{row.metric} {risen:+.2f} ({read.lost:g} of {read.n:g} items lost, {read.gained:g} gained)"
-    proven = paired_interval(read.n, read.lost, read.gained)[1] < 0
-    if risen > hard + ROUNDING and proven:
+    if risen > hard + ROUNDING and lossy(read, PROOF):
         return verdict(row, config, Verdict.FAIL, f"{said} is above its limit {hard:g}", risen)
-    if risen > soft + ROUNDING:
+    if risen > hard + ROUNDING or (risen > soft + ROUNDING and lossy(read, SUSPICION)):
         return verdict(row, config, Verdict.SOFT, f"{said} is above its soft limit {soft:g}", risen)
     return verdict(row, config, Verdict.PASS, said, risen)
 
