@@ -13,7 +13,9 @@ LEAST = 24
 #: What a model wrote must not move the cursor or ring the bell.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 #: What Markdown would not show as it is; an underscore inside a word it does.
-MARKUP = re.compile(r"[\\|<`*\[\]]|(?<!\w)_|_(?!\w)|^[#>+-](?=.)")
+MARKUP = re.compile(r"[\\|<`*\[\]]|(?<!\w)_|_(?!\w)")
+#: The same at the beginning of a paragraph.
+OPENING = re.compile(r"^(?=[#>+-])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,11 @@ def cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else " ".join(printable(str(value)).split())
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number of something in words."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:
@@ -122,7 +129,7 @@ def fenced(content: str) -> list[str]:
 
 
 def escaped(value: Any) -> str:
-    """A cell, or a line, that Markdown shows as it is."""
+    """A cell, or text inside a line, that Markdown shows as it is."""
     return MARKUP.sub(r"\\\g<0>", cell(value))
 
 
@@ -135,7 +142,7 @@ def markdown(page: Page) -> str:
             lines.append("")
             match block:
                 case str():
-                    lines.append(escaped(block))
+                    lines.append(OPENING.sub(r"\\", escaped(block)))
                 case Table():
                     lines.append("| " + " | ".join(map(escaped, block.headings)) + " |")
                     lines.append("|" + "---|" * len(block.headings))

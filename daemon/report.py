@@ -10,7 +10,7 @@ from typing import Any
 
 from daemon.gate import claim_of
 from daemon.limits import GateConfig
-from daemon.page import Block, Exchange, Page, Section, Table
+from daemon.page import Block, Exchange, Page, Section, Table, counted
 from daemon.weighing import Check
 from judge.evaluate import wilson
 from store.records import Verdict
@@ -112,7 +112,7 @@ def trend(row: Row) -> str:
     if after is None or before is None or not (after["votes"] and before["votes"]):
         return "Nobody has voted on both versions' answers yet."
     rates = (
-        f"{percent(after['rate'])} of {after['votes']} votes on {row['candidate']} are thumbs up, "
+        f"{percent(after['rate'])} of {counted(after['votes'], 'vote')} on {row['candidate']} are thumbs up, "
         f"{percent(before['rate'])} of {before['votes']} on {row['incumbent']}"
     )
     if after["low"] > before["high"]:
@@ -129,11 +129,18 @@ def title(row: Row) -> str:
 
 
 def summary(row: Row) -> Section:
-    reason = row["reason"] or "no verdict yet"
     moved = f"{row['incumbent']} -> {row['candidate'] or 'no candidate'}"
-    return Section(
-        "Is it learning?", (trend(row), f"Verdict: {reason}", f"{moved}; started by: {row['trigger']}")
-    )
+    return Section("Is it learning?", (trend(row), *verdicts(row), f"{moved}; started by: {row['trigger']}"))
+
+
+def verdicts(row: Row) -> list[str]:
+    """Why it ended as it did, and what became of it since; a rollback does not hide what the gate had said."""
+    ends = [one for one in row["stages"] if one["stage"] in STANDS and one["note"]]
+    if not ends:
+        return [f"Verdict: {row['reason'] or 'none yet'}"]
+    first, *later = ends
+    words = [f"{one['stage'].replace('_', ' ')}: {one['note']}" for one in later]
+    return [f"Verdict: {first['note']}", *(word[0].upper() + word[1:] for word in words)]
 
 
 def thumbs(row: Row) -> list[Block]:
@@ -158,11 +165,13 @@ def thumbs(row: Row) -> list[Block]:
 
 def agreement(row: Row) -> list[Block]:
     """What never-train votes say of the update."""
-    metrics, told = row["metrics"], []
+    metrics = row["metrics"]
+    told: list[tuple[str, str]] = []
     for group, since in (("heldout", row["incumbent"]), ("heldout_base", "base")):
         auc = metrics.get(f"{group}/auc")
         low, high = metrics.get(f"{group}/auc_low"), metrics.get(f"{group}/auc_high")
-        if auc is not None:
+        known = {since for since, _ in told}
+        if auc is not None and since not in known:
             interval = f" (90% interval {low:.2f} to {high:.2f})" if None not in (low, high) else ""
             told.append((since, f"{auc:.2f}{interval}"))
     ups, downs = metrics.get("heldout/n_up"), metrics.get("heldout/n_down")

@@ -4,7 +4,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.page import Exchange, Page, Section, Table, columns, escaped, exchange, fenced, markdown, text
+from daemon.page import (
+    Exchange,
+    Page,
+    Section,
+    Table,
+    columns,
+    counted,
+    escaped,
+    exchange,
+    fenced,
+    markdown,
+    text,
+)
 
 TABLE = Table(
     ("A", "LONG", "WHY"), [(1, None, "short"), ("wide", 0.12345, "a sentence that goes on and on and on")]
@@ -57,8 +69,7 @@ def test_nothing_a_model_wrote_reaches_the_terminal_as_a_command() -> None:
         ("`x` *y*", "\\`x\\` \\*y\\*"),
         ("kl/step_token", "kl/step_token"),
         ("_x_", "\\_x\\_"),
-        ("# no heading", "\\# no heading"),
-        ("-", "-"),
+        (-0.5, "-0.5"),
         ("two\nlines", "two lines"),
         (0.12345, "0.123"),
         (None, "-"),
@@ -75,6 +86,17 @@ def test_an_answer_cannot_leave_its_code_block(answer: str) -> None:
     assert opening == f"{closing}text" and set(closing) == {"`"} and len(closing) >= 3
     assert all(closing not in line for line in inside)
     assert "\n".join(inside) == answer
+
+
+@pytest.mark.parametrize("said", ["# no heading", "- no list", "> no quotation", "+ no list"])
+def test_a_paragraph_begins_nothing_else(said: str) -> None:
+    assert markdown(Page("t", (Section("s", (said,)),))).endswith(f"\n\\{said}")
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 votes"), (1, "1 vote"), (2, "2 votes")])
+def test_one_of_something_is_singular(count: int, said: str) -> None:
+    assert counted(count, "vote") == said
+    assert counted(count, "person", "people").startswith(str(count))
 
 
 def test_markdown_has_every_part() -> None:

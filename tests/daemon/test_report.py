@@ -186,6 +186,21 @@ def test_every_part_is_on_the_page() -> None:
     assert any("So." in line and "Because." in line for line in lines(row))
 
 
+def test_a_rollback_does_not_hide_what_the_gate_had_said() -> None:
+    stages = [
+        {"stage": "training", "at": 1.0, "seconds": 60.0, "note": "a note of no matter"},
+        {"stage": "active", "at": 61.0, "seconds": 9.0, "note": "every limit is kept"},
+        {"stage": "rolled_back", "at": 70.0, "seconds": None, "note": "it lies"},
+    ]
+    shown = lines(row_of(stages=stages, stage="rolled_back", reason="it lies"))
+    assert "Verdict: every limit is kept" in shown and "Rolled back: it lies" in shown
+
+
+def test_agreement_against_base_is_told_once_where_base_was_the_incumbent() -> None:
+    assert ["base", "0.80"] in [line.split() for line in lines(row_of())]
+    assert ["base", "0.80"] not in [line.split() for line in lines(row_of(incumbent="base"))]
+
+
 @pytest.mark.parametrize("stage", list(Stage))
 def test_an_iteration_of_any_stage_has_a_page(stage: Stage) -> None:
     bare = {
