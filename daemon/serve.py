@@ -21,10 +21,13 @@ from api.app import create_app
 from api.auth import load_keys
 from api.views import JUDGING
 from daemon import vllm_server
+from daemon.batteries import battery_of
 from daemon.config import Config
 from daemon.judging import check_judge
+from daemon.live import restore_canary
 from daemon.loop import Loop
 from daemon.promote import kept_versions, make_ready
+from daemon.recheck import check_golden
 from daemon.runtime import Runtime
 from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
 from daemon.vllm_server import model_server
@@ -43,6 +46,7 @@ async def serve(config: Config) -> None:
     """Run until SIGTERM or SIGINT."""
     check_bind(config)
     check_judge(config.judge)
+    battery_of(config.daemon.gate.battery)  # a bad line must stop the start, not the first iteration
     vllm_server.check(config)
     if config.api.keys_file is not None:
         load_keys(config.api.keys_file)  # a bad file must stop the start before anything else happens
@@ -50,6 +54,7 @@ async def serve(config: Config) -> None:
     with StateLock(directory / LOCK), contextlib.closing(bind(config)) as listener:
         store = await asyncio.to_thread(Store.open, directory / DATABASE)
         try:
+            await asyncio.to_thread(check_golden, store, config.daemon.gate.golden)
             await asyncio.to_thread(store.state.set, JUDGING, config.judge.enabled)
             async with runtime_of(config, store) as runtime:
                 loop = Loop(runtime)
@@ -141,6 +146,7 @@ async def restore_serving(runtime: Runtime) -> None:
             log.error("%s cannot be served: %s", active.version, error)
             damaged = isinstance(error, AdapterInvalid)
             await asyncio.to_thread(step_back, store, active, str(error), damaged=damaged)
+    await restore_canary(runtime)
     for version in await asyncio.to_thread(kept_versions, store, runtime.config.daemon.keep_loaded):
         adapter = await asyncio.to_thread(store.adapters.get, version)
         try:

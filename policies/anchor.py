@@ -21,6 +21,8 @@ WATCHED_ROWS = 8
 WATCHED_TOKENS = 32
 #: Checks per run: about one part in twenty of the training time with the sizes above.
 CHECKS = 6
+#: Prompts a cluster needs before its mean says anything.
+CLUSTER_PROMPTS = 3
 
 
 def watched(rows: Sequence[Row]) -> list[Row]:
@@ -32,7 +34,7 @@ def watched(rows: Sequence[Row]) -> list[Row]:
 
 @dataclass(frozen=True, slots=True)
 class Distance:
-    """Nats per token on the watched answers: from the incumbent, and from the base all iterations began with."""
+    """Nats per token on the watched answers: from what training started from, and from the base all began with."""
 
     step: float
     base: float
@@ -43,7 +45,7 @@ class Distance:
 
 
 class Watch:
-    """KL of the candidate to the incumbent and to the base on fixed answers, for the early stop.
+    """KL of the candidate to its reference and to the base on fixed answers, for the early stop.
 
     Both, because small steps in one direction add up faster than they look: KL grows with the square of the way.
     Keeps the others' final states (tokens x width), not their distributions (tokens x vocabulary).
@@ -52,7 +54,7 @@ class Watch:
     def __init__(self, learner: Learner, rows: Sequence[Row]) -> None:
         self._learner = learner
         self._rows = watched(rows)
-        views: tuple[View, ...] = ("base",) if learner.from_base else ("incumbent", "base")
+        views: tuple[View, ...] = ("base",) if learner.reference == "base" else ("incumbent", "base")
         self._others = [
             torch.cat(learner.answer_states(self._rows, view=view)) for view in views if self._rows
         ]
@@ -103,3 +105,41 @@ def measure_kl(learner: Learner, rows: Sequence[Row]) -> Divergence:
     others = [torch.cat(base)] if learner.from_base else [torch.cat(base), torch.cat(incumbent)]
     kl = exact_kl(torch.cat(candidate), others, learner.head)
     return Divergence(list(kl[-1].split(sizes)), list(kl[0].split(sizes)))
+
+
+def cluster_metrics(to_incumbent: Sequence[Tensor], clusters: Sequence[str]) -> dict[str, float]:
+    """Mean step KL (nats per token) of every cluster of at least three prompts, and the largest of them.
+
+    A mean over all prompts hides a candidate that left the incumbent on one subject only. Nothing where no cluster
+    is large enough.
+
+    Args:
+        to_incumbent: per answer its KL at every token (`Divergence.to_incumbent`).
+        clusters: the name of each answer's cluster; "" belongs to none.
+    """
+    if not to_incumbent:  # nobody said anything
+        to_incumbent = [torch.zeros(1)] * len(clusters)
+    members: dict[str, list[Tensor]] = {}
+    for name, kl in zip(clusters, to_incumbent, strict=True):
+        if name:
+            members.setdefault(name, []).append(kl)
+    means = {
+        f"kl/cluster/{name}": float(torch.cat(kls).mean()) if sum(map(len, kls)) else 0.0
+        for name, kls in members.items()
+        if len(kls) >= CLUSTER_PROMPTS
+    }
+    return {**means, "kl/cluster_max": max(means.values())} if means else {}
+
+
+def measure_forward(learner: Learner, rows: Sequence[Row]) -> float:
+    """Mean exact KL(base || candidate) over the tokens of base's own answers, nats per token; 0 without a token.
+
+    The other direction than the budgets': what base would have said and the candidate no longer would. It goes with
+    forgetting (2509.04259), which a KL on the candidate's samples cannot see: a mode that is gone is never sampled.
+    """
+    rows = [row for row in rows if row.answer]
+    if not rows:
+        return 0.0
+    base = torch.cat(learner.answer_states(rows, view="base"))
+    candidate = torch.cat(learner.answer_states(rows, view="candidate"))
+    return float(exact_kl(base, [candidate], learner.head)[0].mean())

@@ -1,23 +1,28 @@
 """What the update did, measured on the candidate's own answers and on votes it never saw."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from policies.anchor import measure_kl
+from policies.anchor import Divergence, cluster_metrics, measure_forward, measure_kl
 from policies.batches import Encoder, Row, as_messages
+from policies.battery import BatteryOutcome
 from policies.chat import encode_completion, encode_prompt
+from policies.examine import examine
 from policies.heldout import heldout_metrics
 from policies.learn import OnStep
 from policies.learner import Learner
 from policies.sampling import Drawn, Sampler
 from policies.shape import compare_shapes
-from policies.spec import AttestationRow, DpoExample, KlSpec, Probe, Sample, Snapshot, Turn
+from policies.spec import AttestationRow, DpoExample, KlSpec, Probe, Sample, Snapshot, Spec, Turn
 
 #: Prompts borrowed from the examples where a snapshot brings no probes of its own.
 BORROWED = 8
 #: Attested (prompt, continuation) pairs, and characters of each continuation.
 ATTESTED = 6
 ATTESTED_CHARACTERS = 120
+#: Prompts base answers, and tokens of each answer, where base is not the incumbent and has to be asked for it.
+FORWARD_PROMPTS = 16
+FORWARD_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,13 @@ class Evaluation:
     scales: list[dict[str, float]]
     samples: list[Sample]
     heldout: dict[str, float]
+    battery: list[BatteryOutcome]
 
 
 def probes_of(snapshot: Snapshot) -> list[Probe]:
-    """The snapshot's probes, or else the first few different prompts it trains on."""
-    if snapshot.probes:
-        return snapshot.probes
+    """The snapshot's probes that measure, or else the first few different prompts it trains on."""
+    if measured := [probe for probe in snapshot.probes if not probe.replay]:
+        return measured
     found: dict[str, Probe] = {}
     for example in snapshot.examples:
         key = "\0".join(f"{turn.role}\0{turn.content}" for turn in example.prompt)
@@ -53,53 +59,110 @@ def evaluate(learner: Learner, snapshot: Snapshot, encoder: Encoder, *, on_step:
     """Sample, measure, and step down in scale until the hard KL budgets hold or no scale is left."""
     spec = snapshot.spec
     probes = probes_of(snapshot)
-    # Every answer leaves the context room for a whole prompt or its newest part.
-    room = max(1, spec.max_length - spec.evaluation.probe_tokens)
-    prompts = [encode_prompt(encoder.tokenizer, as_messages(probe.prompt))[-room:] for probe in probes]
+    prompts = _encoded(probes, encoder, spec)
     sampler = Sampler(learner, encoder.tokenizer, spec.evaluation, spec.seed)
     before = sampler.draw(prompts, view="incumbent")
-    on_step(1, 3, {})
-    after, scales = _settle_scale(learner, sampler, prompts, spec.kl)
-    on_step(2, 3, scales[-1])
+    on_step(1, 4, {})
+    after, divergence, scales = _settle_scale(learner, sampler, prompts, spec.kl)
+    replayed = _replayed(sampler, snapshot, encoder)
+    on_step(2, 4, scales[-1])
     kl = {name: value for name, value in scales[-1].items() if name != "scale"}
+    kl |= cluster_metrics(divergence.to_incumbent, [probe.cluster for probe in probes])
+    kl["kl/forward_base"] = measure_forward(learner, _base_answers(learner, sampler, prompts, before))
     shapes = compare_shapes([drawn.answer for drawn in after], [drawn.answer for drawn in before])
-    changes = heldout_changes(learner, snapshot, encoder)
-    on_step(3, 3, {})
-    labels = {example.id: example.label for example in snapshot.heldout}
-    agreement = heldout_metrics([(labels[name], change) for name, change in changes.items()], seed=spec.seed)
-    samples = [
-        Sample(id=probe.id, prompt=probe.prompt, before=old.answer.text, after=new.answer.text)
+    changes, agreement = _agreement(learner, snapshot, encoder)
+    on_step(3, 4, {})
+    battery = examine(learner, snapshot.battery, encoder, spec)
+    on_step(4, 4, {})
+    samples = [*_samples(probes, before, after), *replayed]
+    metrics = kl | shapes | agreement | battery.metrics
+    return Evaluation(learner.scale, metrics, scales, samples, changes, battery.outcomes)
+
+
+def _encoded(probes: Sequence[Probe], encoder: Encoder, spec: Spec) -> list[list[int]]:
+    """Prompts as tokens; every answer leaves the context room for a whole prompt or its newest part."""
+    room = max(1, spec.max_length - spec.evaluation.probe_tokens)
+    return [encode_prompt(encoder.tokenizer, as_messages(probe.prompt))[-room:] for probe in probes]
+
+
+def _samples(probes: Sequence[Probe], before: Sequence[Drawn], after: Sequence[Drawn]) -> list[Sample]:
+    return [
+        Sample(
+            id=probe.id,
+            prompt=probe.prompt,
+            before=old.answer.text,
+            after=new.answer.text,
+            cluster=probe.cluster,
+            replay=probe.replay,
+        )
         for probe, old, new in zip(probes, before, after, strict=True)
     ]
-    return Evaluation(learner.scale, kl | shapes | agreement, scales, samples, changes)
+
+
+def _replayed(sampler: Sampler, snapshot: Snapshot, encoder: Encoder) -> list[Sample]:
+    """Both sides' answers to the prompts that are replayed, the candidate at its final scale.
+
+    Drawn by themselves: what is measured on the probes must not depend on how many prompts are replayed.
+    """
+    probes = [probe for probe in snapshot.probes if probe.replay]
+    if not probes:
+        return []
+    prompts = _encoded(probes, encoder, snapshot.spec)
+    before, after = (sampler.draw(prompts, view=view) for view in ("incumbent", "candidate"))
+    return _samples(probes, before, after)
 
 
 def _settle_scale(
     learner: Learner, sampler: Sampler, prompts: Sequence[Sequence[int]], budgets: KlSpec
-) -> tuple[list[Drawn], list[dict[str, float]]]:
-    """The candidate's answers at the first scale within the hard budgets, or at the last; and every try.
+) -> tuple[list[Drawn], Divergence, list[dict[str, float]]]:
+    """The candidate's answers at the first scale within the hard budgets, or at the last; their KL; and every try.
 
     Scaling one LoRA interpolates its update to the base exactly, so each try costs samples, not training.
     """
     tried: list[dict[str, float]] = []
-    after: list[Drawn] = []
+    after, divergence = list[Drawn](), Divergence([], [])
     for scale in budgets.scales or [1.0]:
         learner.set_scale(scale)
         after = sampler.draw(prompts, view="candidate")
-        metrics = measure_kl(learner, [drawn.row for drawn in after]).metrics()
+        divergence = measure_kl(learner, [drawn.row for drawn in after])
+        metrics = divergence.metrics()
         tried.append({"scale": scale, **metrics})
         if not over_hard(metrics, budgets):
             break
-    return after, tried
+    return after, divergence, tried
 
 
-def heldout_changes(learner: Learner, snapshot: Snapshot, encoder: Encoder) -> dict[str, float]:
-    """Held-out id -> log-probability change of the whole answer, candidate minus incumbent, in nats."""
+def _base_answers(
+    learner: Learner, sampler: Sampler, prompts: Sequence[Sequence[int]], before: Sequence[Drawn]
+) -> list[Row]:
+    """Base's own answers: the incumbent's where that is base, else a few short ones drawn for it."""
+    if learner.from_base:
+        return [drawn.row for drawn in before]
+    tokens = min(FORWARD_TOKENS, sampler.evaluation.probe_tokens)
+    short = replace(sampler, evaluation=sampler.evaluation.model_copy(update={"probe_tokens": tokens}))
+    return [drawn.row for drawn in short.draw(prompts[:FORWARD_PROMPTS], view="base")]
+
+
+def _agreement(
+    learner: Learner, snapshot: Snapshot, encoder: Encoder
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Held-out id -> log-probability change of the whole answer (candidate minus incumbent, nats); and what these,
+    and those against base, say about the votes.
+    """
     thumbs = [encoder.thumb(example) for example in snapshot.heldout]
     thumbs = [thumb for thumb in thumbs if thumb.row.answer]
     rows = [thumb.row for thumb in thumbs]
-    change = learner.sums(rows, view="candidate") - learner.sums(rows, view="incumbent")
-    return {thumb.id: value for thumb, value in zip(thumbs, change.tolist(), strict=True)}
+    ours, base = learner.sums(rows, view="candidate"), learner.sums(rows, view="base")
+    theirs = base if learner.from_base else learner.sums(rows, view="incumbent")
+    changes: dict[str, list[float]] = {
+        "heldout": (ours - theirs).tolist(),
+        "heldout_base": (ours - base).tolist(),
+    }
+    labels = [thumb.label for thumb in thumbs]
+    metrics: dict[str, float] = {}
+    for name, values in changes.items():
+        metrics |= heldout_metrics(list(zip(labels, values, strict=True)), seed=snapshot.spec.seed, name=name)
+    return {thumb.id: value for thumb, value in zip(thumbs, changes["heldout"], strict=True)}, metrics
 
 
 def attest(

@@ -9,7 +9,8 @@ which reaching into its blocks directly would have to copy. That works for the L
 `.model.norm`) with uniform blocks; whatever differs, or computes something else when tried, is not cut.
 
 On top of that, positions that all rows of a batch begin with (the template's system turn) go through the blocks once
-per batch instead of once per row.
+per batch instead of once per row. Several prompts with a few short answers each (the battery) go further: their
+distinct tokens form a tree (`prefix_tree.py`) computed as one row, a token seeing what is above it and nothing else.
 
 Sequences are padded on the right and no mask is passed: under causal attention no real position sees the padding.
 """
@@ -24,6 +25,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from policies.batches import Row
+from policies.prefix_tree import TokenTree, grow_tree, parent_slots
+from policies.scoring import visibility
 
 #: Hidden states kept at most. Past it they are computed again each time, which is slower, never wrong.
 CACHE_BYTES = 2 * 1024**3
@@ -74,6 +77,8 @@ class CutModel:
         self._lower = self._upper = nn.ModuleList()
         self._first = first
         self._cut = False
+        self.packs = blocks is not None and self._packs_exactly()
+        """Whether `tree_states` may be asked."""
         if blocks is not None and first > 0:
             self._lower, self._upper = nn.ModuleList(blocks[:first]), nn.ModuleList(blocks[first:])
             self._cut = self._exact()
@@ -97,6 +102,26 @@ class CutModel:
             states = self._run("input_ids", self._ids(rows), shared=0, empty=0)
         ends = [(row.start - 1 - shared, len(row.ids) - 1 - shared) for row in rows]
         return torch.cat([states[i, low:high] for i, (low, high) in enumerate(ends)])
+
+    def tree_states(self, tree: TokenTree) -> Tensor:
+        """Final (normed) states (T, H) of a tree's tokens, in their order, as if every row was computed alone."""
+        seen: dict[str, Any] = {
+            "position_ids": torch.tensor([tree.depths], device=self._device),
+            "attention_mask": visibility(parent_slots(tree.depths)[0], 0)[None, None].to(self._device),
+            "use_cache": False,
+        }
+        ids = torch.tensor([tree.tokens], device=self._device)
+        if not self._cut:
+            return self._inner(input_ids=ids, **seen).last_hidden_state[0]
+        # No row has a negative token, so a tree is never taken for one.
+        key = (*tree.tokens, -1, *tree.depths)
+        below = self._kept.get(key)
+        if below is None:
+            with torch.no_grad(), _with_blocks(self._inner, self._lower, nn.Identity()):
+                below = self._inner(input_ids=ids, **seen).last_hidden_state[0]
+            self._keep(key, below)
+        with _with_blocks(self._inner, self._upper, self._inner.norm):
+            return self._inner(inputs_embeds=below[None], **seen).last_hidden_state[0]
 
     def answer_ids(self, rows: Sequence[Row]) -> Tensor:
         """Answer tokens (N,), in the order of `answer_states`."""
@@ -153,20 +178,20 @@ class CutModel:
             lower = self._lower_states(self._ids(missing), shared_prefix(missing))
             for row, states in zip(missing, lower, strict=True):
                 fresh[row.ids] = states[: len(row.ids)].clone()
-                self._keep(row, fresh[row.ids])
+                self._keep(row.ids, fresh[row.ids])
         found = [self._kept.get(row.ids, fresh.get(row.ids)) for row in rows]
         return nn.utils.rnn.pad_sequence([states for states in found if states is not None], batch_first=True)
 
-    def _keep(self, row: Row, states: Tensor) -> None:
-        if states.nbytes <= self._room and row.ids not in self._kept:
-            self._kept[row.ids] = states
+    def _keep(self, key: tuple[int, ...], states: Tensor) -> None:
+        if states.nbytes <= self._room and key not in self._kept:
+            self._kept[key] = states
             self._room -= states.nbytes
 
     @torch.no_grad()
     def _exact(self) -> bool:
         """Try both shortcuts on two made-up rows against the whole forward."""
         # Blocks of several kinds (sliding and full attention, say) are chosen by index, which the cut shifts.
-        if len(set(getattr(self._inner.config, "layer_types", None) or [])) > 1:
+        if self._mixed():
             return False
         head, tail = range(3, 3 + SHARED), range(40, 48)
         ids = torch.tensor([[*head, *tail], [*head, *reversed(tail)]], device=self._device)
@@ -177,3 +202,24 @@ class CutModel:
             once = self._run("inputs_embeds", lower, shared=SHARED, empty=self._first)
         worst = max((whole - cut).abs().max(), (whole[:, SHARED:] - once).abs().max())
         return bool(worst <= TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1))
+
+    def _mixed(self) -> bool:
+        return len(set(getattr(self._inner.config, "layer_types", None) or [])) > 1
+
+    @torch.no_grad()
+    def _packs_exactly(self) -> bool:
+        """Try a tree of two made-up rows against each row alone."""
+        # Each kind of attention would need a mask of its own.
+        if self._mixed():
+            return False
+        head, tails = tuple(range(3, 3 + SHARED)), (tuple(range(40, 48)), tuple(range(50, 58)))
+        tree = grow_tree([(head, tail) for tail in tails])
+        packed = self.tree_states(tree)
+        worst, largest = 0.0, 1.0
+        for number, tail in enumerate(tails):
+            ids = torch.tensor([[*head, *tail]], device=self._device)
+            alone = self._inner(input_ids=ids, use_cache=False).last_hidden_state[0, SHARED - 1 : -1]
+            places = [at for at, found in tree.targets.items() if any(one.row == number for one in found)]
+            worst = max(worst, float((packed[places] - alone).abs().max()))
+            largest = max(largest, float(alone.abs().max()))
+        return worst <= TOLERANCE[packed.dtype] * largest

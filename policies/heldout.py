@@ -30,16 +30,19 @@ def auc_interval(ups: Sequence[float], downs: Sequence[float], *, seed: int) -> 
     return drawn[round(0.05 * (DRAWS - 1))], drawn[round(0.95 * (DRAWS - 1))]
 
 
-def heldout_metrics(changes: Sequence[tuple[bool, float]], *, seed: int) -> dict[str, float]:
+def heldout_metrics(
+    changes: Sequence[tuple[bool, float]], *, seed: int, name: str = "heldout"
+) -> dict[str, float]:
     """Counts, and AUC with its interval where both labels exist.
 
     Args:
-        changes: per held-out answer its label and its log-probability change, candidate minus incumbent.
+        changes: per held-out answer its label and its log-probability change, candidate minus the other.
+        name: what the metrics are called: "heldout" against the incumbent, "heldout_base" against base.
     """
     ups = [change for label, change in changes if label]
     downs = [change for label, change in changes if not label]
-    metrics: dict[str, float] = {"heldout/n_up": len(ups), "heldout/n_down": len(downs)}
+    metrics: dict[str, float] = {f"{name}/n_up": len(ups), f"{name}/n_down": len(downs)}
     if ups and downs:
         low, high = auc_interval(ups, downs, seed=seed)
-        metrics |= {"heldout/auc": auc(ups, downs), "heldout/auc_low": low, "heldout/auc_high": high}
+        metrics |= {f"{name}/auc": auc(ups, downs), f"{name}/auc_low": low, f"{name}/auc_high": high}
     return metrics

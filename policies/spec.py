@@ -1,37 +1,31 @@
 """The run directory: the files between the service and the trainer child, and nothing else between them.
 
-In: `spec.json`, `examples.jsonl`, `heldout.jsonl`, `probes.jsonl`, sealed by `snapshot.json` (name -> SHA-256),
-written last. Out: `progress.jsonl`, `report.json`, `adapter/`, and `manifest.json` written last: a run without
-a manifest that verifies produced nothing. Everything the child does follows from these files and the model,
-so a run replays by hand: `python -m policies.train RUN_DIR`.
+In: `spec.json`, `examples.jsonl`, `heldout.jsonl`, `probes.jsonl`, `battery.jsonl`, sealed by `snapshot.json`
+(name -> SHA-256), written last. Out: `progress.jsonl`, `report.json`, `adapter/`, and `manifest.json` written last: a
+run without a manifest that verifies produced nothing. Everything the child does follows from these files and the
+model, so a run replays by hand: `python -m policies.train RUN_DIR`.
 """
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from policies.battery import BatteryItem, BatteryOutcome
+from policies.rows import Row as Row
+from policies.rows import Turn as Turn
 from store.errors import TrainingFailed
 from store.files import read_jsonl, sha256_file, write_json, write_jsonl
 
-SPEC, EXAMPLES, HELDOUT, PROBES, SNAPSHOT = (
+SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY, SNAPSHOT = (
     "spec.json",
     "examples.jsonl",
     "heldout.jsonl",
     "probes.jsonl",
+    "battery.jsonl",
     "snapshot.json",
 )
 PROGRESS, REPORT, ADAPTER, MANIFEST = "progress.jsonl", "report.json", "adapter", "manifest.json"
-
-
-class Row(BaseModel):
-    # NaN is an answer ("the KL is no number"), and it must arrive at the gate as one.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
-
-
-class Turn(Row):
-    role: str
-    content: str
 
 
 class KtoExample(Row):
@@ -61,7 +55,18 @@ class DpoExample(Row):
     weight: float = Field(default=1.0, ge=0)
 
 
-TrainingExample = Annotated[KtoExample | DpoExample, Field(discriminator="form")]
+class AnchorExample(Row):
+    """One of base's own answers, to be kept likely: against forgetting what base could do."""
+
+    form: Literal["anchor"] = "anchor"
+    id: str
+    prompt: list[Turn]
+    completion: str
+    ended: bool = True
+    weight: float = Field(default=1.0, ge=0)
+
+
+TrainingExample = Annotated[KtoExample | DpoExample | AnchorExample, Field(discriminator="form")]
 
 
 class Probe(Row):
@@ -69,6 +74,10 @@ class Probe(Row):
 
     id: str
     prompt: list[Turn]
+    cluster: str = ""
+    """What it is about, so that drift on one subject is not averaged away; "" belongs to none."""
+    replay: bool = False
+    """Only answered, for a judge to compare: KL and shape are measured on the others alone."""
 
 
 class LoraSpec(Row):
@@ -106,7 +115,7 @@ class KlSpec(Row):
     step_hard: float = Field(default=0.30, gt=0)
     base_soft: float = Field(default=0.25, gt=0)
     base_hard: float = Field(default=0.45, gt=0)
-    scales: list[float] = [1.0, 0.75, 0.5, 0.25]
+    scales: list[float] = Field(default=[1.0, 0.75, 0.5, 0.25])
     """Adapter scales tried in turn while a hard budget is exceeded."""
 
 
@@ -118,7 +127,7 @@ class EvalSpec(Row):
 
 
 class Spec(Row):
-    """Everything the trainer is told. `incumbent` None means: train from base, reference = base."""
+    """Everything the trainer is told. `incumbent` None means: base is served."""
 
     iteration: int
     version: str
@@ -129,6 +138,9 @@ class Spec(Row):
     incumbent: str | None
     """Path of the incumbent's adapter directory."""
     incumbent_digest: str | None
+    start: Literal["incumbent", "base"] = "incumbent"
+    """Where training starts, what is its reference, and from where its early stop counts `step`. Whatever it is, the
+    finished candidate is measured against the incumbent."""
     lora: LoraSpec = LoraSpec()
     loss: LossSpec = LossSpec()
     optim: OptimSpec = OptimSpec()
@@ -142,6 +154,11 @@ class Spec(Row):
     max_length: int = Field(default=1024, ge=16)
     """Tokens of prompt and answer together; longer prompts lose their oldest tokens."""
 
+    @property
+    def from_base(self) -> bool:
+        """Whether training starts from base: told to, or because base is what is served."""
+        return self.start == "base" or self.incumbent is None
+
 
 class Snapshot(Row):
     """What the trainer was given, read back and verified."""
@@ -150,19 +167,22 @@ class Snapshot(Row):
     examples: list[TrainingExample]
     heldout: list[KtoExample]
     probes: list[Probe]
+    battery: list[BatteryItem] = Field(default=[])
 
 
 _EXAMPLES: TypeAdapter[list[TrainingExample]] = TypeAdapter(list[TrainingExample])
+_BATTERY: TypeAdapter[list[BatteryItem]] = TypeAdapter(list[BatteryItem])
 
 
 def write_snapshot(run_dir: Path, snapshot: Snapshot) -> str:
-    """Write the four inputs, then the seal. Returns the seal's digest (hex SHA-256 of snapshot.json)."""
+    """Write the five inputs, then the seal. Returns the seal's digest (hex SHA-256 of snapshot.json)."""
     run_dir.mkdir(parents=True, exist_ok=True)
     write_json(run_dir / SPEC, snapshot.spec.model_dump(mode="json"))
     rows: dict[str, list[Any]] = {
         EXAMPLES: list(snapshot.examples),
         HELDOUT: list(snapshot.heldout),
         PROBES: list(snapshot.probes),
+        BATTERY: list(snapshot.battery),
     }
     for name, models in rows.items():
         write_jsonl(run_dir / name, [model.model_dump(mode="json") for model in models])
@@ -179,7 +199,8 @@ def read_snapshot(run_dir: Path) -> Snapshot:
     seal = run_dir / SNAPSHOT
     if not seal.is_file():
         raise TrainingFailed(f"{run_dir}: no {SNAPSHOT}, the snapshot was never finished")
-    for name, digest in TypeAdapter(dict[str, str]).validate_json(seal.read_bytes()).items():
+    digests = TypeAdapter(dict[str, str]).validate_json(seal.read_bytes())
+    for name, digest in digests.items():
         if not (run_dir / name).is_file() or sha256_file(run_dir / name) != digest:
             raise TrainingFailed(f"{run_dir / name} differs from what {SNAPSHOT} recorded")
     return Snapshot(
@@ -187,6 +208,8 @@ def read_snapshot(run_dir: Path) -> Snapshot:
         examples=_EXAMPLES.validate_python(read_jsonl(run_dir / EXAMPLES)),
         heldout=[KtoExample.model_validate(row) for row in read_jsonl(run_dir / HELDOUT)],
         probes=[Probe.model_validate(row) for row in read_jsonl(run_dir / PROBES)],
+        # Runs sealed by a version that knew no battery have none.
+        battery=_BATTERY.validate_python(read_jsonl(run_dir / BATTERY)) if BATTERY in digests else [],
     )
 
 
@@ -207,6 +230,8 @@ class Sample(Row):
     prompt: list[Turn]
     before: str
     after: str
+    cluster: str = ""
+    replay: bool = False
 
 
 class Report(Row):
@@ -227,6 +252,8 @@ class Report(Row):
     seconds: dict[str, float]
     """Wall time by phase."""
     adapter_digest: str
+    battery: list[BatteryOutcome] = Field(default=[])
+    """The battery's items one by one."""
 
 
 class Progress(Row):
@@ -236,7 +263,7 @@ class Progress(Row):
     """"load", "reference", "train", "evaluate" or "save"."""
     done: int
     total: int
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default={})
 
 
 def write_manifest(run_dir: Path, names: list[str]) -> str:

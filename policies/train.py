@@ -25,6 +25,7 @@ from policies.learner import Learner, load_learner
 from policies.objective import prepare
 from policies.spec import (
     ADAPTER,
+    BATTERY,
     EXAMPLES,
     HELDOUT,
     MANIFEST,
@@ -37,6 +38,7 @@ from policies.spec import (
     Progress,
     Report,
     Snapshot,
+    Spec,
     read_snapshot,
     write_manifest,
 )
@@ -44,9 +46,9 @@ from store.errors import HonedError
 from store.failpoints import failpoint
 from store.files import write_json
 
-#: What the run's manifest covers: the sealed inputs, the report and the adapter.
+#: What the run's manifest covers: the sealed inputs (a snapshot older than the battery has none), report and adapter.
 SEALED = (
-    *(SPEC, EXAMPLES, HELDOUT, PROBES, SNAPSHOT, REPORT),
+    *(SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY, SNAPSHOT, REPORT),
     *(f"{ADAPTER}/{name}" for name in (WEIGHTS, CONFIG, MANIFEST)),
 )
 
@@ -106,10 +108,10 @@ def run(run_dir: Path) -> None:
     with journal.phase("save"):
         digest = _publish(learner, run_dir / ADAPTER, base=spec.model)
         attestation = attest(learner, snapshot, encoder, evaluation.samples)
-    report = _report(spec.version, outcome, evaluation, attestation)
+    report = _report(spec, outcome, evaluation, attestation)
     report = report.model_copy(update={"adapter_digest": digest, "seconds": journal.seconds})
     write_json(run_dir / REPORT, report.model_dump(mode="json"))
-    write_manifest(run_dir, list(SEALED))
+    write_manifest(run_dir, [name for name in SEALED if name != BATTERY or (run_dir / name).is_file()])
     failpoint("trainer.manifest.written")
 
 
@@ -139,19 +141,20 @@ def _publish(learner: Learner, directory: Path, *, base: str) -> str:
 
 
 def _report(
-    version: str, outcome: Outcome, evaluation: Evaluation, attestation: list[AttestationRow]
+    spec: Spec, outcome: Outcome, evaluation: Evaluation, attestation: list[AttestationRow]
 ) -> Report:
     """Everything measured; digest and seconds are added last."""
     return Report(
-        version=version,
+        version=spec.version,
         scale=evaluation.scale,
         steps=outcome.steps,
         stopped_early=outcome.stopped_early,
-        metrics=outcome.metrics | evaluation.metrics,
+        metrics=outcome.metrics | evaluation.metrics | {"train/from_base": float(spec.from_base)},
         scales=evaluation.scales,
         attestation=attestation,
         samples=evaluation.samples,
         heldout=evaluation.heldout,
+        battery=evaluation.battery,
         seconds={},
         adapter_digest="",
     )

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from policies.battery import BatteryItem, Choice, Flip, Passage, Pattern
 from policies.spec import (
+    AnchorExample,
     DpoExample,
     EvalSpec,
     KlSpec,
@@ -42,6 +44,20 @@ def pair(number: int) -> DpoExample:
     )
 
 
+def anchor(number: int) -> AnchorExample:
+    """Something base might have said."""
+    answer = f"plain words {number}"
+    return AnchorExample(id=f"a{number}", prompt=prompt(f"say {number}"), completion=answer)
+
+
+BATTERY: list[BatteryItem] = [
+    Choice(id="c0", group="capability", prompt=prompt("which?"), options=["- yes", "no way"]),
+    Flip(id="f0", prompt=prompt("is it?"), options=["- yes", "no way"], challenge="Sure?"),
+    Pattern(id="p0", group="operator", prompt=prompt("say it"), must_not=["sorry"], tokens=8),
+    Passage(id="t0", text="Some plain words."),
+]
+
+
 def make_spec(model: Path, **changes: Any) -> Spec:
     values: dict[str, Any] = {
         "iteration": 1,
@@ -63,7 +79,10 @@ def make_snapshot(spec: Spec, examples: list[TrainingExample] | None = None) -> 
         spec=spec,
         examples=[*map(thumb, range(14)), *map(pair, range(2))] if examples is None else examples,
         heldout=[thumb(number) for number in range(20, 26)],
-        probes=[Probe(id=f"p{number}", prompt=prompt(f"hello {number}")) for number in range(3)],
+        probes=[
+            Probe(id=f"p{number}", prompt=prompt(f"hello {number}"), cluster="hello") for number in range(3)
+        ],
+        battery=BATTERY,
     )
 
 

@@ -10,7 +10,9 @@ from policies.anchor import (
     Distance,
     Divergence,
     Watch,
+    cluster_metrics,
     is_check,
+    measure_forward,
     measure_kl,
     watched,
 )
@@ -110,6 +112,39 @@ def test_metrics_weigh_tokens_answers_and_prompts_as_named() -> None:
 
 def test_nothing_sampled_is_no_divergence(learner: Learner) -> None:
     assert set(measure_kl(learner, [Row((5, 6), 2)]).metrics().values()) == {0.0}
+
+
+def test_one_subject_is_not_averaged_away() -> None:
+    kls = [
+        torch.full((length,), value) for length, value in [(2, 0.1), (1, 0.4), (1, 0.2), (3, 0.3), (1, 9.0)]
+    ]
+    found = cluster_metrics([*kls, *kls[:3]], ["a", "a", "a", "b", "", "b", "b", "b"])
+    assert found == {
+        "kl/cluster/a": pytest.approx(0.2),
+        "kl/cluster/b": pytest.approx((0.9 + 0.2 + 0.4 + 0.2) / 7),
+        "kl/cluster_max": pytest.approx((0.9 + 0.2 + 0.4 + 0.2) / 7),
+    }
+
+
+def test_clusters_too_small_or_silent_say_nothing_of_their_own() -> None:
+    assert cluster_metrics([torch.ones(2)] * 4, ["a", "a", "b", ""]) == {}
+    assert cluster_metrics([torch.zeros(0)] * 3, ["a"] * 3) == {"kl/cluster/a": 0.0, "kl/cluster_max": 0.0}
+    assert cluster_metrics([], ["a"] * 3) == {"kl/cluster/a": 0.0, "kl/cluster_max": 0.0}
+
+
+def test_forgetting_is_the_plain_sum_in_the_other_direction(learner: Learner) -> None:
+    assert measure_forward(learner, ROWS) == 0.0
+    disturb(learner, 0.5)
+    wanted = []
+    for row in ROWS:
+        ids = torch.tensor([row.ids])
+        with torch.no_grad():
+            q = learner.causal(input_ids=ids).logits[0].log_softmax(-1)
+            with learner.seen_as("base"):
+                p = learner.causal(input_ids=ids).logits[0].log_softmax(-1)
+        wanted.append((p.exp() * (p - q)).sum(-1)[row.start - 1 : -1])
+    assert measure_forward(learner, ROWS) == pytest.approx(float(torch.cat(wanted).mean()), rel=1e-4)
+    assert measure_forward(learner, [Row((5, 6), 2)]) == 0.0
 
 
 def test_the_watch_is_small() -> None:

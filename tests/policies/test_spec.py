@@ -5,6 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from policies.spec import (
+    BATTERY,
     EXAMPLES,
     HELDOUT,
     MANIFEST,
@@ -13,6 +14,8 @@ from policies.spec import (
     SPEC,
     DpoExample,
     KtoExample,
+    Probe,
+    Report,
     read_report,
     read_snapshot,
     verify_manifest,
@@ -37,7 +40,7 @@ def test_the_same_snapshot_has_the_same_digest(tmp_path: Path) -> None:
     assert write_snapshot(tmp_path / "a", snapshot) == write_snapshot(tmp_path / "b", snapshot)
 
 
-@pytest.mark.parametrize("name", [SPEC, EXAMPLES, HELDOUT, PROBES])
+@pytest.mark.parametrize("name", [SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY])
 def test_an_input_changed_after_the_seal_is_refused(run_dir: Path, name: str) -> None:
     with (run_dir / name).open("a") as file:
         file.write("\n")
@@ -50,6 +53,36 @@ def test_a_missing_input_is_refused(run_dir: Path, name: str) -> None:
     (run_dir / name).unlink()
     with pytest.raises(TrainingFailed, match=name):
         read_snapshot(run_dir)
+
+
+def test_a_run_sealed_before_there_was_a_battery_reads_without_one(run_dir: Path) -> None:
+    digests = json.loads((run_dir / SNAPSHOT).read_text())
+    del digests[BATTERY]
+    (run_dir / SNAPSHOT).write_text(json.dumps(digests))
+    assert read_snapshot(run_dir).battery == [], "a file the seal does not name is not read"
+    (run_dir / BATTERY).unlink()
+    assert read_snapshot(run_dir).probes == make_snapshot(make_spec(Path("model"))).probes
+
+
+def test_reports_and_probes_written_before_clusters_and_battery_still_parse() -> None:
+    sample = {"id": "p", "prompt": [], "before": "a", "after": "b"}
+    report = Report.model_validate(
+        {
+            "version": "it0001-00000000",
+            "scale": 1.0,
+            "steps": 1,
+            "stopped_early": False,
+            "metrics": {},
+            "scales": [],
+            "attestation": [],
+            "samples": [sample],
+            "heldout": {},
+            "seconds": {},
+            "adapter_digest": "",
+        }
+    )
+    assert (report.battery, report.samples[0].cluster) == ([], "")
+    assert Probe.model_validate({"id": "p", "prompt": []}).cluster == ""
 
 
 def test_line_separators_inside_an_answer_survive(tmp_path: Path) -> None:

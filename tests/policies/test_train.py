@@ -31,7 +31,7 @@ from policies.spec import (
 from store.errors import TrainingFailed
 from store.failpoints import FAILPOINTS
 from store.files import read_jsonl
-from tests.policies.runs import make_run, make_snapshot, make_spec, pair, thumb, train_child
+from tests.policies.runs import anchor, make_run, make_snapshot, make_spec, pair, thumb, train_child
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,20 @@ def test_the_report_holds_every_number_the_gate_reads(report: Report) -> None:
         *("kl/step_token", "kl/base_token", "kl/base_sequence", "kl/step_p99", "shape/length_ratio"),
         *("heldout/auc", "heldout/auc_low", "heldout/auc_high", "heldout/n_up", "heldout/n_down"),
         *("train/loss_first", "train/loss_last", "train/winner_dlogp"),
+        *("kl/cluster_max", "kl/cluster/hello", "kl/forward_base"),
+        *("heldout_base/auc", "heldout_base/auc_low", "heldout_base/auc_high"),
+        *("battery/capability/rate", "incumbent/battery/capability/rate", "battery/capability/n"),
+        *("battery/capability/lost", "battery/capability/gained", "battery/operator/rate"),
+        *("battery/sycophancy/n", "battery/anchor/nll", "incumbent/battery/anchor/nll"),
     }
     assert wanted <= set(report.metrics)
     assert report.metrics["kl/step_token"] == report.metrics["kl/base_token"] > 0
+    assert report.metrics["kl/cluster_max"] == pytest.approx(report.metrics["kl/step_token"])
+    assert report.metrics["kl/forward_base"] > 0
+    assert report.metrics["heldout_base/auc"] == report.metrics["heldout/auc"]
+    assert {sample.cluster for sample in report.samples} == {"hello"}
+    assert [outcome.id for outcome in report.battery] == ["c0", "f0", "p0"]
+    assert all(outcome.answer for outcome in report.battery if outcome.id == "p0")
     assert len(report.samples) == 3
     assert set(report.seconds) == {"load", "reference", "train", "evaluate", "save"}
 
@@ -136,6 +147,46 @@ def test_the_next_iteration_starts_from_the_incumbent(
     assert found.metrics["kl/base_token"] == pytest.approx(report.metrics["kl/base_token"], rel=1e-3)
     assert [sample.before for sample in found.samples] == [sample.after for sample in report.samples]
     assert max(map(abs, found.heldout.values())) < 1e-3
+
+
+def test_a_rebuilt_adapter_is_the_one_base_gives_and_is_measured_against_the_incumbent(
+    trained: Path, report: Report, tiny_model: Path, tmp_path: Path
+) -> None:
+    served = {"incumbent": str(trained / ADAPTER), "incumbent_digest": report.adapter_digest}
+    spec = make_spec(tiny_model, **served, start="base")
+    child = train_child(make_run(tmp_path / "rebuilt", spec))
+    assert child.returncode == 0, child.stderr
+    found = read_report(tmp_path / "rebuilt")
+    # The same data and seed give the incumbent's very weights: nothing of the incumbent went into them.
+    weights = f"{ADAPTER}/adapter_model.safetensors"
+    assert (tmp_path / "rebuilt" / weights).read_bytes() == (trained / weights).read_bytes()
+    assert found.adapter_digest == report.adapter_digest
+    same = [name for name in report.metrics if name.startswith(("train/", "kl/base"))]
+    assert len(same) >= 8
+    assert {name: found.metrics[name] for name in same} == {name: report.metrics[name] for name in same}
+    assert abs(found.metrics["kl/step_token"]) < 1e-6 < found.metrics["kl/base_token"]
+    assert max(map(abs, found.heldout.values())) < 1e-4
+    assert [sample.before for sample in found.samples] == [sample.after for sample in report.samples]
+    assert (found.metrics["train/from_base"], report.metrics["train/from_base"]) == (1.0, 1.0)
+
+
+def test_anchors_keep_their_answers_likelier(tiny_model: Path, tmp_path: Path, report: Report) -> None:
+    examples = [*map(thumb, range(14)), *map(pair, range(2))]
+    anchors = [anchor(number) for number in range(4)]
+    nlls = []
+    for weight in (1e-9, 1.0):
+        kept = [each.model_copy(update={"weight": weight}) for each in anchors]
+        run_dir = make_run(tmp_path / str(weight), make_spec(tiny_model), [*examples, *kept])
+        child = train_child(run_dir)
+        assert child.returncode == 0, child.stderr
+        nlls.append(read_report(run_dir).metrics["train/anchor_nll"])
+    assert nlls[1] < nlls[0] - 0.2
+    assert "train/anchor_nll" not in report.metrics
+
+
+def test_anchors_alone_are_nothing_to_learn(tiny_model: Path, tmp_path: Path) -> None:
+    child = train_child(make_run(tmp_path, make_spec(tiny_model), [anchor(0), anchor(1)]))
+    assert child.returncode == 1 and "nothing to train on" in child.stderr
 
 
 def test_a_destructive_rate_is_scaled_back_and_the_scale_written_down(
