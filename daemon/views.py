@@ -229,7 +229,7 @@ def iteration(row: Row) -> str:
             ("STAGE", "AT", "SECONDS", "NOTE"),
             [(s["stage"], when(s["at"]), s["seconds"], (s["note"] or "")[:70]) for s in row["stages"]],
         ),
-        "data: " + ", ".join(f"{key} {value}" for key, value in row["counts"].items()),
+        "data: " + ", ".join(f"{key} {shown(key, value)}" for key, value in row["counts"].items()),
     ]
     parts += judging(row["judge"])
     if row["gates"]:

@@ -123,6 +123,19 @@ class TrainConfig(BaseModel):
     """Largest class weight balancing may give, so that a few raters cannot steer a skewed run."""
     dpo_nll: float = Field(default=0.1, ge=0, le=10)
     """Weight of the chosen answer's likelihood beside the DPO loss; keeps it from sinking with the rejected one."""
+    replay_share: float = Field(default=0.25, ge=0, le=0.9)
+    """Share of an iteration's examples repeated from feedback that earlier ones learned from, against forgetting it.
+    0 repeats none."""
+    anchor_share: float = Field(default=0.15, ge=0, le=0.9)
+    """Share of them that are answers of the base itself, kept likely, against forgetting what base could do. Fewer
+    where fewer are logged; none before anything was learned. 0 takes none."""
+    rebuild_every: int = Field(default=5, ge=0)
+    """After so many promotions since the last adapter trained from base, and every so many more, an iteration trains a
+    second candidate from base on all feedback, and the better one is kept. 0: never for this reason."""
+    rebuild_at: float = Field(default=0.8, gt=0)
+    """The same when the incumbent's KL to the base has reached this share of daemon.gate.kl_base_hard."""
+    rebuild_examples: int = Field(default=512, ge=2)
+    """Examples that a rebuilt candidate learns from: all new ones, and past ones up to so many together."""
     max_length: int = Field(default=1024, ge=16)
     """Tokens of prompt and answer together; a longer prompt loses its oldest tokens."""
     probes: int = Field(default=16, ge=2, le=512)
@@ -142,3 +155,9 @@ class TrainConfig(BaseModel):
     its votes wait. Give a GPU what the model in bfloat16, activations and logits take. 0: do not look."""
     stall_seconds: float = Field(default=1800, gt=0)
     """A trainer that reports nothing for this long is stopped and the iteration fails."""
+
+    @model_validator(mode="after")
+    def _room_for_new(self) -> Self:
+        if self.replay_share + self.anchor_share >= 1:
+            raise ValueError("replay_share and anchor_share must sum to less than 1: they leave no room for what is new")
+        return self

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.iteration import collect
 from daemon.loop import Loop
-from daemon.quarantine import left_behind, overtaken
+from daemon.quarantine import learned_by, left_behind, overtaken
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeEngine, FakeLimits
 from policies.spec import read_snapshot
@@ -18,42 +18,56 @@ from tests.store.conftest import completion, event
 
 ONE, TWO, THREE = "it0001-00000001", "it0002-00000002", "it0003-00000003"
 
-#: d was trained from c, from b, from a; x from a; r is a rebuild, from base.
-PARENTS = {"a": None, "b": "a", "c": "b", "d": "c", "x": "a", "r": None}
+#: d was continued from c, from b, from a; x from a; r was trained from base while d was served, s continues r.
+PARENTS = {"a": None, "b": "a", "c": "b", "d": "c", "x": "a", "r": "d", "s": "r"}
 
 
 @pytest.mark.parametrize(
-    ("active", "target", "left", "kept"),
+    ("served", "target", "left"),
     [
-        ("d", "c", ("d",), ("c", "b", "a")),
-        ("d", "a", ("d", "c", "b"), ("a",)),
-        ("d", None, ("d", "c", "b", "a"), ()),
-        ("d", "x", ("d", "c", "b"), ("x", "a")),
-        ("b", "d", (), ("d", "c", "b", "a")),
-        ("r", "c", ("r",), ("c", "b", "a")),
-        (None, "a", (), ("a",)),
-        ("unknown", None, ("unknown",), ()),
+        (["d"], "c", ("d",)),
+        (["d"], "a", ("d", "c", "b")),
+        (["d"], None, ("d", "c", "b", "a")),
+        (["d"], "x", ("d", "c", "b")),
+        (["b"], "d", ()),
+        (["r"], "d", ("r",)),
+        (["b", "c"], "a", ("b", "c")),
+        (["b", "x"], "a", ("b", "x")),
+        (["b", "c"], "b", ("c",)),
+        ([None], "a", ()),
+        (["unknown"], None, ("unknown",)),
     ],
 )
 def test_which_versions_a_move_leaves(
-    active: str | None, target: str | None, left: tuple[str, ...], kept: tuple[str, ...]
+    served: list[str | None], target: str | None, left: tuple[str, ...]
 ) -> None:
-    assert left_behind(active, target, PARENTS) == (left, kept)
+    assert left_behind(served, target, PARENTS) == left
+
+
+@pytest.mark.parametrize(
+    ("target", "learned"),
+    [("d", ("d", "c", "b", "a")), ("r", ("r",)), ("s", ("s", "r")), ("a", ("a",)), (None, ())],
+)
+def test_what_is_in_a_versions_weights_begins_where_it_was_last_trained_from_base(
+    target: str | None, learned: tuple[str, ...]
+) -> None:
+    assert learned_by(target, PARENTS, {"r"}) == learned
 
 
 def test_a_circle_of_parents_ends() -> None:
-    assert left_behind("a", None, {"a": "b", "b": "a"}) == (("a", "b"), ())
+    assert left_behind(["a"], None, {"a": "b", "b": "a"}) == ("a", "b")
 
 
 @pytest.fixture
 def runtime(store: Store, tmp_path: Path) -> Runtime:
-    """Two votes are enough to train, none is set aside, nobody judges."""
+    """Two votes are enough to train, none is set aside, nobody judges, nothing is repeated."""
     return runtime_with(
         store,
         FakeEngine(FakeLimits(verify=False)),
         tmp_path,
         feedback={"never_train": 0.0, "min_examples": 2},
         judge={"enabled": False},
+        policies={"train": {"replay_share": 0.0}},
     )
 
 
@@ -66,7 +80,7 @@ def vote(store: Store, *names: str) -> None:
 
 
 async def learn(runtime: Runtime, version: str, *votes: str) -> Iteration:
-    """An iteration that learned from these votes and was promoted."""
+    """An iteration that learned from these votes and was promoted, or is a canary."""
     vote(runtime.store, *votes)
     ended = await settle_one(runtime, version)
     rows = [Example(ended.id, name, f"answer-{name}", Split.TRAIN, "kto", True, 1.0) for name in votes]
@@ -139,6 +153,47 @@ def test_a_rollback_that_fails_holds_nothing(runtime: Runtime) -> None:
 
     assert run(work, runtime).status is IntentStatus.REFUSED
     assert runtime.store.quarantine.history() == []
+
+
+def test_what_an_open_canary_learned_from_is_held_with_the_version_it_was_trained_from(
+    store: Store, tmp_path: Path
+) -> None:
+    runtime = runtime_with(
+        store, FakeEngine(FakeLimits(verify=False)), tmp_path, daemon={"canary": {"steps": [0.5]}}
+    )
+
+    async def work() -> tuple[Intent, Intent]:
+        for version, votes in ((ONE, ("one",)), (TWO, ("two",))):
+            await learn(runtime, version, *votes)
+            trial = store.canaries.open()
+            assert trial is not None
+            await order(runtime, IntentKind.PROMOTE, f"promote-{version}", version=trial.version)
+        await learn(runtime, THREE, "three", "one")
+        return (
+            await order(runtime, IntentKind.ROLLBACK, "i1", version=ONE, quarantine=True),
+            await order(runtime, IntentKind.RELEASE, "i2", iteration=3),
+        )
+
+    ended, released = run(work, runtime)
+    assert ended.outcome == {"serving": ONE, "quarantined": 2, "iterations": [2, 3]}
+    assert released.outcome == {"released": 1} and store.canaries.open() is None
+    assert [row.feedback_id for row in store.quarantine.held()] == ["two"]
+
+
+def test_what_only_the_line_before_a_rebuild_learned_from_is_not_in_the_rebuilt_ones_weights(
+    runtime: Runtime,
+) -> None:
+    store = runtime.store
+
+    async def work() -> Intent:
+        await learn(runtime, ONE, "old", "both")
+        rebuilt = await learn(runtime, TWO, "both")
+        store.metrics.add(rebuilt.id, {"train/from_base": 1.0})
+        await learn(runtime, THREE, "old", "both")
+        return await order(runtime, IntentKind.ROLLBACK, "i1", quarantine=True)
+
+    assert run(work, runtime).outcome["quarantined"] == 1
+    assert [row.feedback_id for row in store.quarantine.held()] == ["old"]
 
 
 def test_a_release_of_nothing_is_refused(runtime: Runtime) -> None:

@@ -177,7 +177,7 @@ def tried(voted: tuple[Path, list[str]], tiny_model: Path, tmp_path_factory: pyt
         client = service.wait_until_ready()
         assert client is not None, service.tail()
         client.intend("train", reason="test")
-        wait_until(lambda: client.get("/v1/iterations/1")["stage"] == "canary")
+        wait_until(lambda: [row for row in client.get("/v1/iterations")["data"] if row["stage"] == "canary"])
     return state
 
 

@@ -38,7 +38,9 @@ def gradient(learner: Learner, lesson: Lesson, spec: Spec, pieces: list[list[Ite
         rows = list(dict.fromkeys(row for item in piece for row in item.rows))
         logprobs = dict(zip(rows, learner.logprobs(rows), strict=True))
         piece_losses(lesson, piece, logprobs, kl_rho=NONE, loss=spec.loss).sum().backward()
-    found = torch.cat([torch.zeros(w.numel()) if w.grad is None else w.grad.flatten() for w in learner.weights()])
+    found = torch.cat(
+        [torch.zeros(w.numel()) if w.grad is None else w.grad.flatten() for w in learner.weights()]
+    )
     for weight in learner.weights():
         weight.grad = None
     return found
@@ -57,7 +59,9 @@ def test_an_anchors_gradient_is_its_weight_times_that_of_its_token_mean_nll(
     anchors = [item for item in items if isinstance(item, Anchor)]
     found = gradient(learner, lesson, spec, [list(anchors)])
     sum(item.weight * plain_nll(learner, item.row) for item in anchors).backward()  # type: ignore[union-attr]
-    wanted = torch.cat([torch.zeros(w.numel()) if w.grad is None else w.grad.flatten() for w in learner.weights()])
+    wanted = torch.cat(
+        [torch.zeros(w.numel()) if w.grad is None else w.grad.flatten() for w in learner.weights()]
+    )
     assert float(wanted.norm()) > 1e-3
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
@@ -65,7 +69,9 @@ def test_an_anchors_gradient_is_its_weight_times_that_of_its_token_mean_nll(
 def test_pieces_of_every_form_add_up_to_the_step(learner: Learner, items: list[Item], spec: Spec) -> None:
     lesson = prepare(learner, items, spec)
     whole = gradient(learner, lesson, spec, [items])
-    torch.testing.assert_close(gradient(learner, lesson, spec, [[i] for i in items]), whole, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        gradient(learner, lesson, spec, [[i] for i in items]), whole, atol=1e-6, rtol=1e-4
+    )
 
 
 def test_anchors_need_no_reference(learner: Learner, items: list[Item], spec: Spec) -> None:

@@ -59,3 +59,17 @@ def test_answers_a_dead_process_left_are_failed_once(store: Store) -> None:
     store.completions.begin(completion("c1", status=CompletionStatus.STREAMING, choices=()))
     assert [store.completions.fail_streaming(), store.completions.fail_streaming()] == [1, 0]
     assert store.completions.get("c1").status is CompletionStatus.FAILED
+
+
+def test_answers_of_base_are_whole_chats_that_were_kept(store: Store) -> None:
+    for name, changes in {
+        "first": {},
+        "second": {"created_at": 2.0},
+        "adapted": {"adapter": "it0001-a"},
+        "sampled": {"source": Source.SAMPLE},
+        "opted-out": {"stored": False},
+        "cancelled": {"status": CompletionStatus.CANCELLED},
+    }.items():
+        store.completions.begin(completion(name, **changes))
+    assert [one.id for one in store.completions.of_base(limit=9)] == ["second", "first"]
+    assert [one.id for one in store.completions.of_base(limit=1)] == ["second"]

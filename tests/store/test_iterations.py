@@ -6,7 +6,7 @@ import pytest
 
 from store.db import Store
 from store.errors import Invalid, NotFound
-from store.records import Example, GateResult, Split, Stage, Verdict
+from store.records import AnchorUse, Example, GateResult, Split, Stage, Verdict
 from tests.clock import Clock
 from tests.store.conftest import completion, event
 
@@ -86,3 +86,28 @@ def test_measurements_verdicts_and_reports_are_kept(store: Store) -> None:
     store.iterations.save_report(begun.id, {"samples": []})
     assert store.iterations.report(begun.id) == {"samples": [], "contest": [1]}
     assert store.iterations.progress(begun.id) == {"done": 1}
+
+
+def test_only_what_the_kept_candidate_learned_counts(store: Store) -> None:
+    store.completions.begin(completion("c1"))
+    store.completions.begin(completion("c2"))
+    store.completions.begin(completion("base"))
+    store.feedback.add(event("f1", "c1"))
+    store.feedback.add(event("f2", "c2"))
+    begun = store.iterations.begin(trigger="test", incumbent=None, config={})
+    both = Example(begun.id, "f1", "c1", Split.TRAIN, "kto", True, 1.0, replayed=True)
+    one = Example(begun.id, "f2", "c2", Split.TRAIN, "kto", True, 1.0, version="it0001-b")
+    uses = [AnchorUse(begun.id, "base", "it0001-a")]
+    store.iterations.add_examples([both, one])
+    store.iterations.add_anchors(uses)
+    assert store.iterations.examples(begun.id) == [both, one]
+    assert store.iterations.anchors(begun.id) == uses
+    store.iterations.move(begun.id, Stage.ACTIVE, changes={"candidate": "it0001-a"})
+    assert [[i.id for i in store.iterations.trained_by(c)] for c in ("c1", "c2", "base")] == [[1], [], [1]]
+    assert [item.feedback.id for item in store.feedback.unused()] == ["f2"]
+    assert store.feedback.learned() == {"f1"}
+    store.iterations.move(begun.id, Stage.ROLLED_BACK)
+    assert [item.feedback.id for item in store.feedback.unused()] == ["f2"]
+    assert store.feedback.learned() == set()
+    store.iterations.move(begun.id, Stage.ACTIVE, changes={"candidate": "it0001-b"})
+    assert [[i.id for i in store.iterations.trained_by(c)] for c in ("c1", "c2", "base")] == [[1], [1], []]
