@@ -9,13 +9,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from daemon import iteration, promote, quarantine, schedule
+from daemon import canary, iteration, promote, quarantine, schedule, watch
+from daemon.live import PAUSED, Live
 from daemon.runtime import Runtime
 from store.db import Store
 from store.errors import HonedError, Invalid, RefusedByGate
 from store.judging import Label
 from store.records import (
-    FINISHED_STAGES,
+    SETTLED_STAGES,
     Choice,
     Completion,
     CompletionStatus,
@@ -32,7 +33,7 @@ from store.records import (
 
 log = logging.getLogger(__name__)
 
-PAUSED, SCHEDULE = "paused", "schedule"
+SCHEDULE = "schedule"
 #: Labels written down in one tick at the most.
 LABELS_A_TICK = 100
 
@@ -43,6 +44,7 @@ class Loop:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.task: asyncio.Task[Iteration] | None = None
+        self.live = Live(runtime)
         self.actions: dict[IntentKind, Callable[[Intent], Awaitable[None]]] = {
             IntentKind.PROMOTE: self._promote,
             IntentKind.ROLLBACK: self._roll_back,
@@ -56,6 +58,7 @@ class Loop:
         """Intents first, so that a pause given now stops what would start now."""
         await self.reap()
         await self.answer_intents()
+        await self.live.look()
         await self.start_if_due()
 
     async def reap(self) -> None:
@@ -84,7 +87,7 @@ class Loop:
             if intent.kind is not IntentKind.TRAIN or not isinstance(number, int):
                 continue
             ended = await asyncio.to_thread(store.iterations.get, number)
-            if ended.stage in FINISHED_STAGES:
+            if ended.stage in SETTLED_STAGES:
                 status = IntentStatus.FAILED if ended.stage is Stage.FAILED else IntentStatus.DONE
                 outcome = {"iteration": number, "stage": ended.stage.value, "reason": ended.reason}
                 await asyncio.to_thread(store.intents.update, intent.id, status, outcome)
@@ -101,12 +104,17 @@ class Loop:
             await self.act(intent)
 
     async def train(self, intent: Intent) -> None:
-        """Start an iteration, or follow the one that runs: a second on what is left over helps nobody."""
+        """Start an iteration, or follow the one that runs: a second on what is left over helps nobody. Refused while
+        a canary is under way.
+        """
         store = self.runtime.store
         running = None if self.task is None else await asyncio.to_thread(store.iterations.running)
         if running is not None:
             outcome = {"iteration": running.id, "joined": True}
             await asyncio.to_thread(store.intents.update, intent.id, IntentStatus.RUNNING, outcome)
+        elif (trial := await asyncio.to_thread(store.canaries.open)) is not None:
+            refused = {"message": f"{schedule.under_way(trial.version)}; promote it or roll it back first"}
+            await asyncio.to_thread(store.intents.update, intent.id, IntentStatus.REFUSED, refused)
         elif self.task is None:
             await self.start(f"manual: {intent.reason}", intent)
 
@@ -271,6 +279,7 @@ def look(runtime: Runtime, *, running: bool) -> schedule.Situation:
     failures = next((n for n, item in enumerate(recent) if item.stage is not Stage.FAILED), len(recent))
     # What a failed iteration would have learned from still waits: the back-off decides when, not new votes.
     counted = recent[failures] if failures < len(recent) else None
+    trial = store.canaries.open()
     return schedule.Situation(
         now=runtime.clock(),
         paused=bool(store.state.get(PAUSED, False)),
@@ -279,4 +288,12 @@ def look(runtime: Runtime, *, running: bool) -> schedule.Situation:
         last_start=last.created_at if last else None,
         last_end=last.finished_at if last else None,
         failures=failures,
+        canary=trial.version if trial else None,
+        cooldown_until=cooldown_until(store, runtime.config.daemon.watch.cooldown_minutes),
     )
+
+
+def cooldown_until(store: Store, minutes: float) -> float | None:
+    """When iterations may start by themselves again after the last rollback that nobody ordered."""
+    last = store.audit.last("rollback", (watch.ACTOR, canary.ACTOR))
+    return None if last is None else last.at + 60 * minutes
