@@ -6,27 +6,30 @@ short is simply run again: what is already there is not repeated.
 
 import asyncio
 import math
-import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import gate, judging, quarantine, trainer
+from daemon import gate, judging, ledger, quarantine, rebuild, replay, trainer
 from daemon.attest import load_and_attest
+from daemon.batteries import battery_of
+from daemon.contest import contest
 from daemon.gate import Decision, Outcome
 from daemon.memory import require_free
 from daemon.promote import Settlement, settle
-from daemon.runtime import Runtime, adapter_path
+from daemon.rebuild import Trained
+from daemon.runtime import Known, Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
 from daemon.stages import PROGRESS_EVERY, move
+from judge.judged import TrainingPair
 from judge.pairs import Preferences, build, shortage
 from policies import spec
 from store.db import Store
 from store.errors import AdapterInvalid, AttestationFailed, TrainingFailed
 from store.failpoints import failpoint
-from store.records import Adapter, AdapterStatus, Completion, Evidence, Example, Iteration, Split, Stage
+from store.records import Adapter, AdapterStatus, Completion, Evidence, Iteration, Stage
 
 #: Stages before the snapshot is sealed. What was drawn and judged in them is in the store and is found again.
 BEFORE_TRAINING = (Stage.QUEUED, Stage.COLLECTING, Stage.SAMPLING, Stage.JUDGING)
@@ -39,21 +42,24 @@ async def run(runtime: Runtime, iteration: Iteration) -> Iteration:
     if iteration.stage is Stage.ABORTED:
         return iteration
     try:
-        report = await train(runtime, iteration)
-        candidate = describe(runtime, iteration, report)
-        decision = gate.decide(measurements(report), runtime.config.daemon.gate)
+        trained = await train_candidates(runtime, iteration)
+        best, passed_over = rebuild.kept(trained, rebuild.due_of(iteration.counts))
         failpoint("iteration.gated")
     except TrainingFailed as error:
         return await end(runtime, iteration, Stage.FAILED, str(error))
     await until_ready(runtime, patience=runtime.config.daemon.engine_patience)
     async with runtime.swapping:
-        if decision.outcome is not Outcome.REJECT:
-            decision = await prove(runtime, candidate, report, decision)
-        return await settle(runtime, Settlement(iteration, candidate, report, decision, measurements(report)))
+        decision = await prove(runtime, best)
+        settlement = Settlement(
+            iteration, best.candidate, best.report, decision, best.metrics, passed_over=passed_over
+        )
+        return await settle(runtime, settlement)
 
 
 async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
-    """Snapshot the feedback not yet used, and what a licensed judge adds, as examples in a sealed run directory."""
+    """Snapshot the feedback not yet used, what a licensed judge adds, and what is repeated of earlier feedback, as
+    examples in a sealed run directory; in two, where a rebuild is due.
+    """
     store = runtime.store
     iteration = await move(runtime, iteration, Stage.COLLECTING)
     failpoint("iteration.collecting")
@@ -63,33 +69,57 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     if missing is not None:
         return await end(runtime, iteration, Stage.ABORTED, missing, counts=counts)
     judged = await judging.judge(runtime, iteration, preferences)
-    version = f"it{iteration.id:04d}-{secrets.token_hex(4)}"
     active = await asyncio.to_thread(store.adapters.active)
     judged = judging.held_to(judged, active.version if active else None)
-    told = trainer_spec(runtime, iteration, version=version, incumbent=active)
-    asked = await asyncio.to_thread(probes, runtime, preferences, list(others.values()))
-    snapshot = make_snapshot(told, preferences, judged.pairs, asked)
-    digest = await asyncio.to_thread(seal, runtime.run_directory(iteration.id), snapshot)
+    past = await asyncio.to_thread(replay.look_back, runtime, evidence, others)
+    due = await asyncio.to_thread(rebuild.due_now, runtime)
+    runs = replay.runs(runtime, iteration, past, judged=len(judged.pairs), rebuild=due is not None)
+    asked = await asyncio.to_thread(probes, runtime, iteration.id, preferences, list(others.values()))
+    digest = await asyncio.to_thread(
+        seal_runs, runtime, iteration, runs, incumbent=active, judged=judged.pairs, asked=asked
+    )
     failpoint("iteration.snapshot.written")
     changes = {
-        "candidate": version,
+        "candidate": runs[0].version,
         "snapshot_digest": digest,
-        "counts": {**counts, **judged.counts},
+        "counts": {**counts, **judged.counts, **replay.counts(runs[0].mix), **rebuild.counts(due)},
         "incumbent": active.version if active else None,
     }
 
     def commit(tx: Store) -> Iteration:
-        learned = lineage(iteration.id, preferences)
+        learned = replay.lineage(iteration, runs)
         overtaken = quarantine.overtaken(tx, learned)
         if overtaken is not None:
             return tx.iterations.move(
                 iteration.id, Stage.ABORTED, note=overtaken, changes={"reason": overtaken}
             )
         tx.iterations.add_examples(learned)
+        tx.iterations.add_anchors(replay.anchor_lineage(iteration, runs))
         tx.judgements.set_pairs(iteration.id, judged.records)
-        return tx.iterations.move(iteration.id, Stage.TRAINING, note=judged.note, changes=changes)
+        told = [judged.note, f"a second candidate is trained from base: {due.why}" if due else None]
+        note = "; ".join(each for each in told if each) or None
+        return tx.iterations.move(iteration.id, Stage.TRAINING, note=note, changes=changes)
 
     return await asyncio.to_thread(store.atomic, commit)
+
+
+def seal_runs(
+    runtime: Runtime,
+    iteration: Iteration,
+    runs: Sequence[replay.Run],
+    *,
+    incumbent: Adapter | None,
+    judged: Sequence[TrainingPair],
+    asked: Sequence[spec.Probe],
+) -> str:
+    """Seal the inputs of every candidate. Returns the first's digest."""
+    battery = battery_of(runtime.config.daemon.gate.battery)
+    digests = []
+    for run in runs:
+        told = trainer_spec(runtime, iteration, version=run.version, incumbent=incumbent, rebuilt=run.rebuilt)
+        directory = runtime.run_directory(iteration.id, rebuilt=run.rebuilt)
+        digests.append(seal(directory, make_snapshot(told, run.mix, judged, asked, battery)))
+    return digests[0]
 
 
 def seal(run_directory: Path, snapshot: spec.Snapshot) -> str:
@@ -104,7 +134,7 @@ def seal(run_directory: Path, snapshot: spec.Snapshot) -> str:
 
 
 def preferences_now(
-    runtime: Runtime,
+    runtime: Known,
 ) -> tuple[list[Evidence], Mapping[str, Completion], Preferences]:
     """What people have said up to now and no adapter has learned yet.
 
@@ -126,23 +156,46 @@ def target(item: Evidence) -> tuple[str, int]:
     return item.feedback.completion_id, item.feedback.choice_index
 
 
-def lineage(iteration: int, preferences: Preferences) -> list[Example]:
-    """Which event trained, or tested, what."""
-    rows = [
-        Example(iteration, event.id, event.completion_id, split, "kto", liking.label, liking.weight)
-        for split, likings in ((Split.TRAIN, preferences.likings), (Split.NEVER_TRAIN, preferences.heldout))
-        for liking in likings
-        for event in liking.events
-    ]
-    rows += [
-        Example(iteration, event.id, event.completion_id, Split.TRAIN, "dpo", None, pair.weight)
-        for pair in preferences.pairs
-        for event in pair.events
-    ]
-    return rows
+async def train_candidates(runtime: Runtime, iteration: Iteration) -> list[Trained]:
+    """Train and judge the candidate, and the one rebuilt from base where one is due.
+
+    Each leaves a sealed run, so an interrupted iteration repeats neither. One that cannot be trained does not take
+    the other with it.
+
+    Raises:
+        TrainingFailed: none could be trained.
+    """
+    trained: list[Trained] = []
+    failed: list[TrainingFailed] = []
+    for rebuilt in (False, True) if rebuild.due_of(iteration.counts) else (False,):
+        try:
+            trained.append(await train_one(runtime, iteration, rebuilt=rebuilt))
+        except TrainingFailed as error:
+            failed.append(error)
+    if not trained:
+        raise failed[0]
+    for one in failed:
+        subject, add = f"iteration {iteration.id}", runtime.store.audit.add
+        await asyncio.to_thread(
+            add, actor="loop", action="one of two failed", subject=subject, reason=str(one)
+        )
+    return trained
 
 
-async def train(runtime: Runtime, iteration: Iteration) -> spec.Report:
+async def train_one(runtime: Runtime, iteration: Iteration, *, rebuilt: bool) -> Trained:
+    """One candidate, trained, measured and held against the gate."""
+    if rebuilt:
+        failpoint("rebuild.begun")
+    report = await train(runtime, iteration, rebuilt=rebuilt)
+    metrics = await asyncio.to_thread(measurements, runtime, iteration, report, rebuilt=rebuilt)
+    await until_ready(runtime, patience=runtime.config.daemon.engine_patience)
+    metrics |= await contest(runtime, iteration, report)
+    canary = bool(runtime.config.daemon.canary.steps)
+    decision = gate.decide(metrics, runtime.config.daemon.gate, canary=canary)
+    return Trained(describe(runtime, iteration, report, rebuilt=rebuilt), report, metrics, decision, rebuilt)
+
+
+async def train(runtime: Runtime, iteration: Iteration, *, rebuilt: bool) -> spec.Report:
     """Run the child (or take the report it left), moving to `evaluating` when it begins to."""
     loop = asyncio.get_running_loop()
     pending: set[asyncio.Task[Any]] = set()
@@ -165,7 +218,7 @@ async def train(runtime: Runtime, iteration: Iteration) -> spec.Report:
     try:
         await require_free(runtime.config.policies.train.free_memory_mb)
         report = await trainer.run(
-            runtime.run_directory(iteration.id),
+            runtime.run_directory(iteration.id, rebuilt=rebuilt),
             on_progress=on_progress,
             stall_seconds=runtime.config.policies.train.stall_seconds,
         )
@@ -187,18 +240,27 @@ async def note_progress(
     await asyncio.to_thread(runtime.store.iterations.set_progress, iteration.id, row)
 
 
-def measurements(report: spec.Report) -> dict[str, float]:
-    """What the gate and the history read: the report's metrics and the counts beside them."""
-    return {**report.metrics, "train/steps": float(report.steps), "train/scale": report.scale}
+def measurements(
+    runtime: Runtime, iteration: Iteration, report: spec.Report, *, rebuilt: bool
+) -> dict[str, float]:
+    """What the gate and the history read: the report's metrics, the counts beside them, and the ledger's path."""
+    told = spec.read_snapshot(runtime.run_directory(iteration.id, rebuilt=rebuilt)).spec
+    return {
+        **report.metrics,
+        "train/steps": float(report.steps),
+        "train/scale": report.scale,
+        ledger.BETA: told.loss.beta,
+        ledger.PATH: ledger.path_with(runtime.store, iteration.incumbent, report.metrics),
+    }
 
 
-def describe(runtime: Runtime, iteration: Iteration, report: spec.Report) -> Adapter:
+def describe(runtime: Runtime, iteration: Iteration, report: spec.Report, *, rebuilt: bool) -> Adapter:
     """The candidate as it will be recorded."""
     return Adapter(
         version=report.version,
         parent=iteration.incumbent,
         iteration=iteration.id,
-        path=adapter_path(iteration.id),
+        path=adapter_path(iteration.id, rebuilt=rebuilt),
         digest=report.adapter_digest,
         status=AdapterStatus.CANDIDATE,
         scale=report.scale,
@@ -215,10 +277,13 @@ async def until_ready(runtime: Runtime, *, patience: float) -> None:
         await asyncio.sleep(min(1.0, patience / 10))
 
 
-async def prove(runtime: Runtime, candidate: Adapter, report: spec.Report, decision: Decision) -> Decision:
-    """Load and attest; an adapter the engine cannot reproduce is rejected whatever the gate said."""
+async def prove(runtime: Runtime, trained: Trained) -> Decision:
+    """Load and attest what was not rejected; one the engine cannot reproduce is, whatever the gate said."""
+    decision = trained.decision
+    if decision.outcome is Outcome.REJECT:
+        return decision
     try:
-        await load_and_attest(runtime, candidate, report.attestation)
+        await load_and_attest(runtime, trained.candidate, trained.report.attestation)
     except (AdapterInvalid, AttestationFailed) as error:
         return Decision(Outcome.REJECT, decision.checks, (str(error),))
     failpoint("iteration.attested")

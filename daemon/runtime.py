@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from daemon.config import Config
 from daemon.state_files import ITERATIONS
@@ -12,6 +13,17 @@ from policies import spec
 from policies.engine import AdapterRef, Engine
 from store.db import Store
 from store.records import Adapter
+
+
+class Known(Protocol):
+    """What there is to know without an engine: enough to say what an iteration would do."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def clock(self) -> Callable[[], float]: ...
 
 
 @dataclass(frozen=True)
@@ -37,19 +49,22 @@ class Runtime:
     def directory(self) -> Path:
         return self.config.store.directory
 
-    def run_directory(self, iteration: int) -> Path:
-        return self.directory / run_path(iteration)
+    def run_directory(self, iteration: int, *, rebuilt: bool = False) -> Path:
+        return self.directory / run_path(iteration, rebuilt=rebuilt)
 
     def reference(self, adapter: Adapter) -> AdapterRef:
         """What the engine needs to load a recorded adapter."""
         return AdapterRef(adapter.version, self.directory / adapter.path, adapter.digest)
 
 
-def run_path(iteration: int) -> Path:
-    """Where a run lies below the state directory. Recorded paths are relative, so that state can be moved."""
-    return Path(ITERATIONS) / f"{iteration:04d}"
+def run_path(iteration: int, *, rebuilt: bool = False) -> Path:
+    """Where a run lies below the state directory. Recorded paths are relative, so that state can be moved.
+
+    `rebuilt`: the run of the second candidate, trained from base, that some iterations have.
+    """
+    return Path(ITERATIONS) / (f"{iteration:04d}-rebuild" if rebuilt else f"{iteration:04d}")
 
 
-def adapter_path(iteration: int) -> Path:
+def adapter_path(iteration: int, *, rebuilt: bool = False) -> Path:
     """Where a run leaves its adapter, below the state directory."""
-    return run_path(iteration) / spec.ADAPTER
+    return run_path(iteration, rebuilt=rebuilt) / spec.ADAPTER

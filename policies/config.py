@@ -130,8 +130,8 @@ class TrainConfig(BaseModel):
     """Share of them that are answers of the base itself, kept likely, against forgetting what base could do. Fewer
     where fewer are logged; none before anything was learned. 0 takes none."""
     rebuild_every: int = Field(default=5, ge=0)
-    """After so many promotions since the last adapter trained from base, and every so many more, an iteration trains a
-    second candidate from base on all feedback, and the better one is kept. 0: never for this reason."""
+    """After so many promotions since the last adapter trained from base, and every so many more, an iteration trains
+    a second candidate from base on all feedback, and the better one is kept. 0: never for this reason."""
     rebuild_at: float = Field(default=0.8, gt=0)
     """The same when the incumbent's KL to the base has reached this share of daemon.gate.kl_base_hard."""
     rebuild_examples: int = Field(default=512, ge=2)
@@ -159,5 +159,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _room_for_new(self) -> Self:
         if self.replay_share + self.anchor_share >= 1:
-            raise ValueError("replay_share and anchor_share must sum to less than 1: they leave no room for what is new")
+            raise ValueError(
+                "replay_share and anchor_share must sum to less than 1, to leave room for what is new"
+            )
         return self

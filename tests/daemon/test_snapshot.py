@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from daemon.clusters import SHIPPED
 from daemon.runtime import Runtime
-from daemon.snapshot import messages_of, probes, replayed, turns
+from daemon.snapshot import labelled, messages_of, probes, replayed, shipped_probes, turns
 from judge.pairs import Preferences, build
 from policies.fake_engine import FakeEngine, FakeLimits
+from policies.spec import Probe, Turn
 from store.db import Store
 from store.records import Choice, Completion, Message
 from tests.daemon.conftest import runtime_with
@@ -99,3 +101,17 @@ def test_no_more_than_asked_for_and_nothing_the_trainer_would_cut(store: Store, 
 def test_turns_and_messages_are_the_same_conversation() -> None:
     said = (Message("system", "Be brief."), Message("user", "Hm?"))
     assert messages_of(turns(said)) == said
+
+
+def test_shipped_prompts_are_one_cluster_and_asked_ones_are_told_apart() -> None:
+    asked = [f"Where does {what} grow?" for what in ("rice tea", "tea", "rice", "green tea")]
+    asked += [f"Tune my {what} guitar" for what in ("old", "steel", "bass", "loud")]
+    own = [Probe(id=f"c{n}", prompt=[Turn(role="user", content=text)]) for n, text in enumerate(asked)]
+    replay = own[1].model_copy(update={"id": "r", "replay": True})
+    found = labelled([*shipped_probes()[:2], *own, replay])
+    assert [probe.id for probe in found] == ["shipped-00", "shipped-01", *(one.id for one in own), "r"]
+    names = [probe.cluster for probe in found]
+    assert names[:2] == [SHIPPED] * 2 and len(set(names[2:])) == 2
+    assert len(set(names[2:6])) == len(set(names[6:10])) == 1
+    assert names[-1] == names[3], "a prompt that is only replayed belongs to what was asked"
+    assert labelled(shipped_probes()) == shipped_probes()
