@@ -24,6 +24,7 @@ from typing import Any
 from daemon.config import Config
 from daemon.live import Live
 from daemon.runtime import Runtime
+from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.canaries import in_canary
 from store.db import Store
@@ -158,14 +159,6 @@ class World:
 
         self.store.atomic(commit)
 
-    def serve(self, person: str) -> str | None:
-        """Who answers, as the chat route would have it."""
-        canary = self.store.canaries.open()
-        if canary is not None and in_canary(person, canary.version, canary.share):
-            return NEW
-        active = self.store.adapters.active()
-        return active.version if active else None
-
     def batch(self) -> int:
         """Votes until five are on the new version; nothing changes hands in between. Returns how many were."""
 
@@ -193,8 +186,6 @@ async def simulate(case: Case, seed: int) -> dict[str, Any]:
     # The adapter is there and proved: what is simulated comes after that.
     await world.runtime.engine.start()
     world.runtime.attested.add(NEW)
-    from policies.engine import AdapterRef
-
     await world.runtime.engine.load(AdapterRef(NEW, Path("a"), "d" * 64))
     world.begin()
     live, votes, by = Live(world.runtime), 0, None
