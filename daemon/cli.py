@@ -201,6 +201,22 @@ def report(
 
 
 @app.command()
+def plan(config: ConfigOption = None, json_: JsonOption = False) -> None:
+    """What an iteration would do if it started now: examples, people, time, evidence. Writes nothing."""
+    import time
+
+    from daemon import page, views
+    from daemon.plan import Reader, plan_now
+    from daemon.plan import page as page_of
+    from daemon.read import open_store
+
+    chosen = settings(config)
+    with open_store(chosen) as store:
+        row = plan_now(Reader(chosen, store, time.time))
+    views.show(row, lambda row: page.text(page_of(row), width()), as_json=json_)
+
+
+@app.command()
 def adapters(config: ConfigOption = None, json_: JsonOption = False) -> None:
     """Every adapter: parent, status, size of step."""
     from daemon import views

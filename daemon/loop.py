@@ -11,7 +11,7 @@ from typing import Any
 
 from daemon import canary, iteration, promote, quarantine, schedule, watch
 from daemon.live import PAUSED, Live
-from daemon.runtime import Runtime
+from daemon.runtime import Known, Runtime
 from store.db import Store
 from store.errors import HonedError, Invalid, RefusedByGate
 from store.judging import Label
@@ -271,7 +271,7 @@ def written_answers(intent: Intent) -> tuple[Completion | None, dict[str, Any]]:
     return recorded, {"completion_id": recorded.id, "other_id": recorded.id, "other_index": 1}
 
 
-def look(runtime: Runtime, *, running: bool) -> schedule.Situation:
+def look(runtime: Known, *, running: bool) -> schedule.Situation:
     """Read what the schedule decides from."""
     store = runtime.store
     recent = store.iterations.list(limit=50)

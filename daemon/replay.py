@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from daemon.runtime import Known, Runtime
+from daemon.runtime import Known
 from judge.pairs import Preferences, build
 from judge.replay import (
     Learned,
