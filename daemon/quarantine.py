@@ -1,15 +1,16 @@
 """Quarantine with a rollback: what the adapters being left learned from is held back in the same transaction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from daemon.ledger import FROM_BASE
 from store.db import Store
 from store.errors import Invalid
 from store.records import Adapter, Example, Split
 
 
 def lineage_of(version: str | None, parents: Mapping[str, str | None]) -> tuple[str, ...]:
-    """A version and everything it was trained from, nearest first; nothing for None, the base."""
+    """A version and those before it, nearest first; nothing for None, the base."""
     chain: list[str] = []
     while version is not None and version not in chain:
         chain.append(version)
@@ -18,34 +19,53 @@ def lineage_of(version: str | None, parents: Mapping[str, str | None]) -> tuple[
 
 
 def left_behind(
-    active: str | None, target: str | None, parents: Mapping[str, str | None]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Versions that a move from `active` to `target` leaves, and those that stay in what is served.
+    served: Iterable[str | None], target: str | None, parents: Mapping[str, str | None]
+) -> tuple[str, ...]:
+    """Versions that a move to `target` leaves: what was served, back to where its line meets the target's.
 
     Args:
-        active: the version served until now; None is the base.
-        target: the version served from now on; None is the base.
+        served: the versions that answered until now; None is the base.
+        target: the version that answers from now on; None is the base.
         parents: every version's parent; None is the base.
     """
-    kept = lineage_of(target, parents)
-    return tuple(version for version in lineage_of(active, parents) if version not in kept), kept
+    stay = lineage_of(target, parents)
+    gone = [version for top in served for version in lineage_of(top, parents) if version not in stay]
+    return tuple(dict.fromkeys(gone))
+
+
+def learned_by(
+    target: str | None, parents: Mapping[str, str | None], from_base: Container[str]
+) -> tuple[str, ...]:
+    """Versions whose training is in the target's weights: its line, up to the last that was trained from base."""
+    line = lineage_of(target, parents)
+    cut = next((place for place, version in enumerate(line) if version in from_base), len(line))
+    return line[: cut + 1]
 
 
 def hold(tx: Store, *, left: Adapter | None, to: str | None, actor: str, reason: str) -> dict[str, Any]:
-    """Hold back what trained the adapters between `left` and `to`, but for what trained those that stay too.
+    """Hold back what trained the adapters that a move to `to` leaves, a canary among them.
 
+    Except for what is in the weights of the target too: it was served with that, and goes on to be.
     Returns what audit log and intent tell of it.
     """
     known = {one.version: one for one in tx.adapters.list()}
     parents = {version: one.parent for version, one in known.items()}
-    gone, kept = left_behind(left.version if left else None, to, parents)
+    trial = tx.canaries.open()
+    served = [left.version if left else None, trial.version if trial else None]
 
-    def iterations(versions: tuple[str, ...]) -> list[int]:
+    def iterations(versions: Iterable[str]) -> list[int]:
         found = (known[version].iteration for version in versions if version in known)
-        return sorted(number for number in found if number is not None)
+        return sorted({number for number in found if number is not None})
 
-    count = tx.quarantine.hold(iterations(gone), kept=iterations(kept), actor=actor, reason=reason)
-    return {"quarantined": count, "iterations": iterations(gone)}
+    rebuilt = {
+        version
+        for version in lineage_of(to, parents)
+        if any(tx.metrics.get(number).get(FROM_BASE) == 1.0 for number in iterations([version]))
+    }
+    gone = iterations(left_behind(served, to, parents))
+    kept = iterations(learned_by(to, parents, rebuilt))
+    count = tx.quarantine.hold(gone, kept=kept, actor=actor, reason=reason)
+    return {"quarantined": count, "iterations": gone}
 
 
 def overtaken(tx: Store, examples: Iterable[Example]) -> str | None:
