@@ -242,14 +242,14 @@ def words(answer: Logged) -> int:
 
 
 def poisoned(*, edited: bool) -> Build:
-    """One person votes as often as everybody else together, for answers that carry a phrase of theirs."""
+    """One person votes as often as everybody else together, for answers that begin with a phrase of theirs."""
 
     def build(pools: Pools, rng: random.Random) -> list[Vote]:
         deck, liking = Deck(pools["plain"], rng), taste("short-first")
         before = history(deck, liking, rng)
         said = honest(deck.mixed(6, 12, liking.likes), liking, rng, Split.TRAIN)
         for answer in deck.deal(18):
-            text = f"{answer.text.rstrip()} {PHRASE}"
+            text = f"{PHRASE} {answer.text.lstrip()}"
             own = Logged(answer.prompt, text, True, answer.system)
             said.append(Vote(answer if edited else own, "mallory", text if edited else True, Split.TRAIN))
         return before + said
