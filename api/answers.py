@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from api.deps import Services
 from policies.engine import Delta, Engine, TokenLogprob, Usage
-from store.errors import EngineError
+from store.errors import EngineError, EngineLost
 from store.records import Choice, Completion, CompletionStatus, Message, Sampling
 
 
@@ -141,7 +141,7 @@ async def merge(streams: list[AsyncIterator[Delta]], *, tick: float) -> AsyncGen
 
 async def follow(run: Run, services: Services) -> AsyncGenerator[Piece | None, None]:
     """Yield the pieces (None: silence). However it ends, the row is on disk when this generator has closed."""
-    status = CompletionStatus.CANCELLED
+    status, cut_off = CompletionStatus.CANCELLED, False
     try:
         async with aclosing(merge(run.streams, tick=services.settings.keepalive_s)) as pieces:
             async for piece in pieces:
@@ -151,16 +151,20 @@ async def follow(run: Run, services: Services) -> AsyncGenerator[Piece | None, N
                     run.drafts[piece.index].add(piece.delta)
                 yield piece
         status = CompletionStatus.DONE
-    except Exception:
-        status = CompletionStatus.FAILED
+    except Exception as error:
+        status, cut_off = CompletionStatus.FAILED, isinstance(error, EngineLost)
         raise
     finally:
         # Shielded: a client that leaves cancels this task, and what it already read must still be written.
-        await asyncio.shield(asyncio.create_task(settle(run, status, services)))
+        await asyncio.shield(asyncio.create_task(settle(run, status, services, cut_off=cut_off)))
 
 
-async def settle(run: Run, status: CompletionStatus, services: Services) -> None:
-    """Finish the row, then count it."""
+async def settle(run: Run, status: CompletionStatus, services: Services, *, cut_off: bool = False) -> None:
+    """Finish the row, then count it.
+
+    An answer that was cut off, because the engine went away under it, has no latency: what is held against its
+    version must be the version's doing (`store.outcomes`).
+    """
     began, first, usage = run.completion.created_at, run.first_token_at, run.usage
     latency = services.clock() - began
     await asyncio.to_thread(
@@ -170,7 +174,7 @@ async def settle(run: Run, status: CompletionStatus, services: Services) -> None
         choices=[draft.choice(stored=run.completion.stored) for draft in run.drafts],
         usage=(usage.prompt_tokens, usage.completion_tokens),
         first_token_s=None if first is None else first - began,
-        latency_s=latency,
+        latency_s=None if cut_off else latency,
     )
     meters = services.meters
     meters.completions.labels(status.value).inc()

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority, TokenLogprob, Usage
 from policies.spec import verify_manifest
 from policies.streams import DeltaStream, StopGate
-from store.errors import AdapterInvalid, EngineBusy, EngineUnavailable, Invalid, NotFound, TrainingFailed
+from store.errors import (
+    AdapterInvalid,
+    EngineBusy,
+    EngineLost,
+    EngineUnavailable,
+    Invalid,
+    NotFound,
+    TrainingFailed,
+)
 from store.records import Message, Sampling
 
 # fmt: off
@@ -117,7 +125,7 @@ class FakeEngine:
         for request in [*running, *waiting]:
             if request.task:
                 request.task.cancel()
-            request.stream.put(EngineUnavailable("the engine was closed"))
+            request.stream.put(EngineLost("the engine was closed"))
 
     async def load(self, adapter: AdapterRef) -> None:
         if adapter.version in self._adapters:

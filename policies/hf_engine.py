@@ -33,7 +33,7 @@ from policies.prefixes import Prefixes
 from policies.scoring import TOKENS, ScoreJob, TokenCount, encode_rows
 from policies.streams import DeltaStream
 from policies.work import Served, Work, refuse, resolve
-from store.errors import EngineBusy, EngineUnavailable, Invalid, NotFound
+from store.errors import EngineBusy, EngineLost, EngineUnavailable, Invalid, NotFound
 from store.records import Message, Sampling
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class HfEngine:
                 except Exception as error:  # a fault of one step must not leave every client waiting for ever
                     log.exception("a decoding step failed")
                     self._fail_all(EngineUnavailable(f"the engine failed: {error}"))
-        self._fail_all(EngineUnavailable("the engine was closed"))
+        self._fail_all(EngineLost("the engine was closed"))
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when closing."""

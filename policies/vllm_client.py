@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from store.errors import EngineError, EngineUnavailable
+from store.errors import EngineError, EngineLost, EngineUnavailable
 
 #: Seconds a client is told to wait while a server is away.
 AWAY = 5.0
@@ -158,7 +158,7 @@ class VllmClient:
                         yield self._chunk(json.loads(line[6:]))
             finally:
                 await response.aclose()
-        raise EngineUnavailable(f"{self.url} ended an answer half-way", retry_after=AWAY)
+        raise EngineLost(f"{self.url} ended an answer half-way", retry_after=AWAY)
 
     def _chunk(self, row: dict[str, Any]) -> dict[str, Any]:
         # vLLM says so when its engine dies under a stream, and when this one request fails in it.
@@ -182,7 +182,7 @@ class VllmClient:
             raise ServerSilent(f"{self.url} does not answer", retry_after=AWAY) from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             reason = str(error) or type(error).__name__
-            raise EngineUnavailable(f"{self.url} is away: {reason}", retry_after=AWAY) from error
+            raise EngineLost(f"{self.url} is away: {reason}", retry_after=AWAY) from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EngineUnavailable(
                 f"{self.url} answers something else than vLLM: {error!r}", retry_after=AWAY
@@ -190,7 +190,7 @@ class VllmClient:
         except RuntimeError as error:  # how httpx says that `close` came first
             if not self._http.is_closed:
                 raise
-            raise EngineUnavailable(f"{self.url} is not spoken to any more", retry_after=AWAY) from error
+            raise EngineLost(f"{self.url} is not spoken to any more", retry_after=AWAY) from error
 
     def _check(self, response: httpx.Response) -> None:
         if response.status_code < 400:

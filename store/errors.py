@@ -88,3 +88,7 @@ class EngineBusy(EngineError):
 
 class EngineUnavailable(EngineError):
     """The engine is starting, restarting or gone."""
+
+
+class EngineLost(EngineUnavailable):
+    """The engine went away under an answer, which says nothing about the version that was answering."""

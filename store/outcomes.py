@@ -20,7 +20,8 @@ VOTES = """
           and later.kind = 'thumb' and later.seq > f.seq and later.created_at < :before)
     order by f.seq {direction} limit :limit
 """
-#: A failed answer without a latency was cut off by a stop of the service, which is not the version's doing.
+#: A failed answer without a latency was cut off, by a stop of the service or because the engine went away under it:
+#: not the version's doing.
 ANSWERS = """
     select c.principal, c.created_at, c.status, c.completion_tokens, c.latency_s,
       (select count(*) from completion_choices o where o.completion_id = c.id) as choices,

@@ -313,6 +313,7 @@ def test_an_engine_that_breaks_mid_stream_tells_the_client_and_fails_the_row(sto
     [row] = store.completions.recent()
     assert row.status is CompletionStatus.FAILED
     assert row.choices[0].text == streamed_text([*frames[:-2], "[DONE]"])
+    assert row.latency_s is None, "an outage is not held against the version that was answering"
 
 
 def test_an_engine_that_breaks_gives_a_whole_answer_its_status(store: Store) -> None:
