@@ -14,7 +14,10 @@ from store.records import Verdict
 #: Normal quantile of a one-sided 99% bound, for the battery's failures: six groups of few items are six chances to
 #: reject a candidate that lost nothing.
 PROOF = 2.3263
-#: The same for warnings, of 84%: one item of a few that went wrong is not worth one.
+#: Lost items that prove a loss too, where none was gained: in groups of few items the bound asks for more than
+#: the incumbent passes, and nothing could fail. One chance in sixteen where each might go either way.
+ALL_ONE_WAY = 4
+#: The normal quantile for warnings, of a bound of 84%: one item of a few that went wrong is not worth one.
 SUSPICION = 1.0
 
 
@@ -172,9 +175,14 @@ def lossy(group: Group, z: float) -> bool:
     return paired_interval(group.n, group.lost, group.gained, z=z)[1] < 0
 
 
+def proven(group: Group) -> bool:
+    """Whether the items that changed prove a loss: by their interval, or because enough of them all went wrong."""
+    return lossy(group, PROOF) or (group.lost >= ALL_ONE_WAY and group.gained == 0)
+
+
 def capability(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     """Change in the share of right answers. Passes when the interval lies above the soft limit; fails when the change
-    is below the hard one and proven (`PROOF`).
+    is below the hard one and proven by the interval (`PROOF`).
     """
     read = read_group(row, metrics, config)
     if isinstance(read, Check):
@@ -204,7 +212,7 @@ def behaviour(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     soft, hard = (limit or 0.0 for limit in row.limits(config))
     risen = read.rate - read.before
     said = f"{row.metric} {risen:+.2f} ({read.lost:g} of {read.n:g} items lost, {read.gained:g} gained)"
-    if risen > hard + ROUNDING and lossy(read, PROOF):
+    if risen > hard + ROUNDING and proven(read):
         return verdict(row, config, Verdict.FAIL, f"{said} is above its limit {hard:g}", risen)
     if risen > hard + ROUNDING or (risen > soft + ROUNDING and lossy(read, SUSPICION)):
         return verdict(row, config, Verdict.SOFT, f"{said} is above its soft limit {soft:g}", risen)
