@@ -32,7 +32,7 @@ from policies.spec import EvalSpec, Spec
 from store.errors import Invalid, TrainingFailed
 
 #: Tokens of one forward, about: enough for full speed, few enough that attention among them costs little.
-PACKED = 384
+PACKED = 768
 
 
 @dataclass(frozen=True, slots=True)
