@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from daemon import canary, quarantine
+from daemon import canary, lineage, quarantine
 from daemon.attest import load_and_attest
 from daemon.gate import Decision, Outcome
 from daemon.runtime import Runtime
@@ -132,9 +132,9 @@ def final_decision(
     elif tx.canaries.open() is not None:
         held = "another canary is under way"
     elif decision.outcome is Outcome.CANARY and not shares:
-        held = f"{decision.reason}: a canary would decide, and daemon.canary.steps has none"
+        held = "a canary would decide, and daemon.canary.steps has none"
     if held is not None:
-        return Decision(Outcome.HOLD, decision.checks, (held,))
+        return replace(decision, outcome=Outcome.HOLD, reasons=(held, *decision.reasons))
     return replace(decision, outcome=Outcome.CANARY) if shares else decision
 
 
@@ -194,8 +194,20 @@ def kept_versions(store: Store, count: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def way_back(store: Store, adapter: Adapter) -> str | None:
+    """The nearest ancestor that nobody rolled back or retired; None is the base."""
+    at, seen = adapter.parent, {adapter.version}
+    while at is not None and at not in seen:
+        parent = store.adapters.get(at)
+        if parent.status is AdapterStatus.SUPERSEDED:
+            return at
+        seen.add(at)
+        at = parent.parent
+    return None
+
+
 def rollback_target(store: Store, version: str | None) -> Adapter | None:
-    """The adapter a rollback goes to, None for base: the one named, else the active one's parent.
+    """The adapter a rollback goes to, None for base: the one named, else where the active one's line leads back to.
 
     Raises:
         NotFound: no such version.
@@ -206,7 +218,7 @@ def rollback_target(store: Store, version: str | None) -> Adapter | None:
     if version is None:
         if active is None:
             raise Invalid("the base model is being served: there is nothing to roll back", param="version")
-        version = active.parent or BASE
+        version = way_back(store, active) or BASE
     if version == (active.version if active else BASE):
         raise Invalid(f"{version} is already being served", param="version")
     if version == BASE:
@@ -260,10 +272,8 @@ async def swap_back(runtime: Runtime, version: str | None, order: Order) -> str:
     def commit(tx: Store) -> None:
         left = tx.adapters.active()
         tx.adapters.activate(to, actor=order.actor, reason=order.reason, retire_as=AdapterStatus.ROLLED_BACK)
-        if left is not None and left.iteration is not None:
-            tx.iterations.move(
-                left.iteration, Stage.ROLLED_BACK, note=order.reason, changes={"reason": order.reason}
-            )
+        lineage.leave(tx, left, to=to, reason=order.reason)
+        lineage.take_up(tx, to, reason=order.reason)
         held = {}
         if order.quarantine:
             held = quarantine.hold(tx, left=left, to=to, actor=order.actor, reason=order.reason)
@@ -303,10 +313,7 @@ async def swap_to(runtime: Runtime, version: str, order: Order) -> str:
     def commit(tx: Store) -> None:
         left = tx.adapters.active()
         tx.adapters.activate(version, actor=order.actor, reason=order.reason)
-        if adapter.iteration is not None:
-            tx.iterations.move(
-                adapter.iteration, Stage.ACTIVE, note=order.reason, changes={"reason": order.reason}
-            )
+        lineage.take_up(tx, version, reason=order.reason)
         outcome = CanaryOutcome.HELD
         ended = canary.end_with_move(tx, version, outcome, actor=order.actor, reason=order.reason)
         record_move(tx, "promote", order, to=version, left=left)

@@ -42,6 +42,16 @@ def learned_by(
     return line[: cut + 1]
 
 
+def trained_from_base(tx: Store, known: Mapping[str, Adapter], line: Iterable[str]) -> set[str]:
+    """Those of a line that were trained from base while another version was served."""
+    found = ((version, known[version].iteration) for version in line if version in known)
+    return {
+        version
+        for version, number in found
+        if number is not None and tx.metrics.get(number).get(FROM_BASE) == 1.0
+    }
+
+
 def hold(tx: Store, *, left: Adapter | None, to: str | None, actor: str, reason: str) -> dict[str, Any]:
     """Hold back what trained the adapters that a move to `to` leaves, a canary among them.
 
@@ -57,11 +67,7 @@ def hold(tx: Store, *, left: Adapter | None, to: str | None, actor: str, reason:
         found = (known[version].iteration for version in versions if version in known)
         return sorted({number for number in found if number is not None})
 
-    rebuilt = {
-        version
-        for version in lineage_of(to, parents)
-        if any(tx.metrics.get(number).get(FROM_BASE) == 1.0 for number in iterations([version]))
-    }
+    rebuilt = trained_from_base(tx, known, lineage_of(to, parents))
     gone = iterations(left_behind(served, to, parents))
     kept = iterations(learned_by(to, parents, rebuilt))
     count = tx.quarantine.hold(gone, kept=kept, actor=actor, reason=reason)

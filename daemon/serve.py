@@ -20,7 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from api.app import create_app
 from api.auth import load_keys
 from api.views import JUDGING
-from daemon import vllm_server
+from daemon import lineage, vllm_server
 from daemon.batteries import battery_of
 from daemon.config import Config
 from daemon.judging import check_judge
@@ -35,7 +35,7 @@ from policies.engines import build_engine, resolve_base
 from store.db import StateLock, Store
 from store.errors import AdapterInvalid, AttestationFailed, ConfigError, HonedError
 from store.files import write_durably, write_json
-from store.records import BASE, Adapter, AdapterStatus, Stage
+from store.records import BASE, Adapter, AdapterStatus
 
 log = logging.getLogger(__name__)
 
@@ -166,8 +166,8 @@ def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> N
 
     def commit(tx: Store) -> None:
         tx.adapters.activate(active.parent, actor="start", reason=reason, retire_as=left_as)
-        if active.iteration is not None:
-            tx.iterations.move(active.iteration, Stage.ROLLED_BACK, note=reason, changes={"reason": reason})
+        lineage.leave(tx, active, to=active.parent, reason=reason)
+        lineage.take_up(tx, active.parent, reason=reason)
         tx.audit.add(actor="start", action="rollback", subject=active.parent or BASE, reason=reason)
 
     store.atomic(commit)
@@ -197,6 +197,7 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         store=runtime.store,
         engine=runtime.engine,
         settings=config.api,
+        attested=runtime.attested,
         secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
     )
     server = uvicorn.Server(

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.gate import Outcome
-from daemon.promote import Order, kept_versions, promote, roll_back
+from daemon.gate import Claim, Decision, Outcome
+from daemon.promote import Order, final_decision, kept_versions, promote, roll_back
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeLimits
 from store.db import Store
@@ -120,7 +120,6 @@ def test_a_candidate_measured_against_another_incumbent_is_held(runtime: Runtime
         store = runtime.store
         begun = store.iterations.begin(trigger="test", incumbent=ONE, config={})
         await roll_back(runtime, None, ORDER)
-        from daemon.gate import Decision
         from daemon.promote import Settlement, settle
         from tests.daemon.conftest import attestation, candidate_of, report_of
 
@@ -175,3 +174,20 @@ def test_only_the_last_served_versions_stay_in_the_engine(runtime: Runtime) -> N
     assert set(run(work, runtime)) == {TWO, THREE}
     assert kept_versions(runtime.store, 2) == (THREE, TWO)
     assert kept_versions(runtime.store, 9) == (THREE, TWO, ONE)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "moved", "held"),
+    [
+        (Outcome.PROMOTE, True, "was changed while"),
+        (Outcome.CANARY, False, "daemon.canary.steps has none"),
+    ],
+)
+def test_a_candidate_that_is_held_after_all_keeps_what_the_gate_found(
+    store: Store, outcome: Outcome, moved: bool, held: str
+) -> None:
+    verdict = Decision(outcome, (), ("every limit is kept", "improved: 60%"), Claim.IMPROVED)
+    incumbent = ONE if moved else None
+    found = final_decision(store, verdict, incumbent=incumbent, shares=())
+    assert (found.outcome, found.claim, found.reasons[1:]) == (Outcome.HOLD, Claim.IMPROVED, verdict.reasons)
+    assert held in found.reasons[0]
