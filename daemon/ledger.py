@@ -23,6 +23,8 @@ STEP, BASE, PATH, BETA, FROM_BASE = (
     "train/beta",
     "train/from_base",
 )
+#: The same two before any scaling down; runs of earlier versions have none.
+UNSCALED_STEP, UNSCALED_BASE = "kl/unscaled_step_token", "kl/unscaled_base_token"
 #: How far beta may go from the configured one, either way.
 REACH = 4.0
 
@@ -33,7 +35,8 @@ class Entry:
 
     `step`: KL to `parent`, what was served before (None: the base). `base`: KL to the base. `path`: sum of the steps
     from the base to here. `outcome`: the stage its iteration is in. `pull`: the beta it trained with over the one
-    configured then.
+    configured then. `unscaled_step`, `unscaled_base`: the same KL before the candidate was scaled down to fit the
+    budgets, which is what its training cost; None where no run said.
     """
 
     iteration: int
@@ -46,13 +49,18 @@ class Entry:
     from_base: bool
     pull: float = 1.0
     path: float = math.nan
+    unscaled_step: float | None = None
+    unscaled_base: float | None = None
 
     def used(self, limits: GateConfig) -> float:
         """Share of the soft budgets it used: of the step's or the cumulative one's, whichever is more; or NaN.
 
+        Of what training asked for, not of what scaling left of it: a run that overshot would else look thrifty.
         One trained from the base again takes the whole way in one run, and has the cumulative budget only.
         """
-        distance, step = self.base / limits.kl_base_soft, self.step / limits.kl_step_soft
+        base = self.base if self.unscaled_base is None else self.unscaled_base
+        step = self.step if self.unscaled_step is None else self.unscaled_step
+        distance, step = base / limits.kl_base_soft, step / limits.kl_step_soft
         if self.from_base and self.parent is not None:
             return distance
         return math.nan if math.isnan(distance + step) else max(distance, step)
@@ -137,6 +145,8 @@ def entry_of(store: Store, iteration: Iteration) -> Entry | None:
         outcome=iteration.stage.value,
         from_base=metrics.get(FROM_BASE) == 1.0 or adapter.parent is None,
         pull=metrics[BETA] / configured if BETA in metrics else 1.0,
+        unscaled_step=metrics.get(UNSCALED_STEP),
+        unscaled_base=metrics.get(UNSCALED_BASE),
     )
 
 

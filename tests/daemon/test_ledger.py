@@ -92,6 +92,18 @@ def test_more_kl_than_the_target_raises_beta_and_less_lowers_it(row: Entry, beta
     assert next_beta(0.1, [entry(0, 0.0, 0.0), row], LIMITS) == pytest.approx(beta)
 
 
+def test_a_run_that_overshot_raises_beta_though_its_scaled_adapter_is_within_budget() -> None:
+    with Store.memory() as store:
+        first = {"kl/unscaled_step_token": 1.3, "kl/unscaled_base_token": 1.4}
+        record(store, None, {**step(0.08, 0.1), **first})
+        (row,) = latest(store)
+        assert next_beta(0.1, [row], LIMITS) == pytest.approx(0.1 * math.exp(0.25))
+        assert (row.step, row.base, path([row])) == (0.08, 0.1, 0.1), "the account is of what is served"
+        record(store, row.version, step(0.08, 0.1))
+        (older,) = latest(store)
+        assert next_beta(0.1, [older], LIMITS) < 0.1, "a run that does not say is taken as it is"
+
+
 def test_beta_is_the_configured_one_before_anything_was_trained() -> None:
     assert next_beta(0.1, (), LIMITS) == 0.1
 
