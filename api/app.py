@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
@@ -23,16 +23,19 @@ def create_app(
     settings: ApiConfig,
     clock: Callable[[], float] = time.time,
     secret: bytes | None = None,
+    attested: Collection[str] | None = None,
 ) -> FastAPI:
     """Build the app. Starting and closing store and engine stays with the caller.
 
-    `secret` signs receipts; without one they hold until the process ends.
+    `secret` signs receipts; without one they hold until the process ends. `attested`: as in `Services`.
 
     Raises:
         ConfigError: the keys file is not what it should be.
     """
     keys = None if settings.keys_file is None else auth.load_keys(settings.keys_file)
-    services = Services(store, engine, settings, clock, secret or secrets.token_bytes(32), keys)
+    services = Services(
+        store, engine, settings, clock, secret or secrets.token_bytes(32), keys, attested=attested
+    )
     # No interactive docs: theirs come from another host. docs/http-api.md and /openapi.json say the same.
     app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.services = services

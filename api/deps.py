@@ -1,6 +1,6 @@
 """What every route is given: the services of this app, and who is asking."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -17,7 +17,9 @@ from store.records import Completion
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """`keys` None is open mode; `secret` signs receipts."""
+    """`keys` None is open mode; `secret` signs receipts. `attested`: versions that were seen to compute what their
+    trainer measured; one that the engine holds but is not among them answers nobody. None: whatever it holds.
+    """
 
     store: Store
     engine: Engine
@@ -26,6 +28,12 @@ class Services:
     secret: bytes
     keys: tuple[Key, ...] | None
     meters: Meters = field(default_factory=Meters)
+    attested: Collection[str] | None = None
+
+    async def open_versions(self) -> frozenset[str]:
+        """Versions that may answer now."""
+        resident = frozenset(await self.engine.resident())
+        return resident if self.attested is None else resident & frozenset(self.attested)
 
     def receipt(self, completion: Completion) -> str:
         expires = completion.created_at + self.settings.receipt_days * 86_400

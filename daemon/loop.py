@@ -190,12 +190,16 @@ class Loop:
             return
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        left = await asyncio.to_thread(self.runtime.store.iterations.running)
-        if left is not None:
-            # A stop in good order is no crash and does not count against `max_attempts`.
-            changes, note = {"attempt": left.attempt - 1}, "stopped with the service"
-            move = self.runtime.store.iterations.move
-            await asyncio.to_thread(move, left.id, left.stage, note=note, changes=changes)
+
+        def commit(tx: Store) -> None:
+            # Read here: a transaction that the cancelled task had begun is written first, and may have settled it.
+            left = tx.iterations.running()
+            if left is not None:
+                # A stop in good order is no crash and does not count against `max_attempts`.
+                changes, note = {"attempt": left.attempt - 1}, "stopped with the service"
+                tx.iterations.move(left.id, left.stage, note=note, changes=changes)
+
+        await asyncio.to_thread(self.runtime.store.atomic, commit)
 
     async def _promote(self, intent: Intent) -> None:
         await promote.promote(self.runtime, str(intent.arguments["version"]), order(intent))

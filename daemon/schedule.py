@@ -4,7 +4,6 @@ APScheduler only ticks; what is true lives in the store. `due` also says why not
 "why is it not training?" is what an operator asks first.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,11 +80,34 @@ def five_fields(cron: str) -> list[str]:
     return fields
 
 
-def weekday_name(number: int) -> str:
-    """cron's number of a weekday as its name; Sunday is 0 and 7."""
-    if number > 7:
-        raise ValueError(f"{number} is no weekday; 0 (Sunday) to 7 (Sunday)")
-    return WEEKDAYS[number % 7]
+def weekday_number(text: str) -> int:
+    """cron's number of a weekday, or its name; Sunday is 0, and 7 at the end of a span."""
+    if text.lower() in WEEKDAYS:
+        return WEEKDAYS.index(text.lower())
+    if not (text.isdigit() and int(text) <= 7):
+        raise ValueError(f"{text!r} is no weekday; 0 (Sunday) to 7 (Sunday), or sun to sat")
+    return int(text)
+
+
+def weekdays(field: str) -> str:
+    """cron's weekday field spelled out as names, which mean the same to the library; its own numbers and steps count
+    from Monday.
+    """
+    found: set[int] = set()
+    for part in field.split(","):
+        span, stepped, step = part.partition("/")
+        if stepped and not (step.isdigit() and int(step)):
+            raise ValueError(f"{part!r}: the step of a weekday field is a number above 0")
+        first, ranged, last = span.partition("-")
+        if span == "*":
+            low, high = 0, 6
+        else:
+            low = weekday_number(first)
+            high = weekday_number(last) if ranged else (6 if stepped else low)
+        if high < low:  # fri-mon, 5-1: over the end of the week
+            high += 7
+        found |= {day % 7 for day in range(low, high + 1, int(step or 1))}
+    return ",".join(WEEKDAYS[day] for day in sorted(found))
 
 
 def next_fire(cron: str, after: float) -> float | None:
@@ -95,11 +117,15 @@ def next_fire(cron: str, after: float) -> float | None:
         ValueError: not five fields, or a field out of range.
     """
     minute, hour, day, month, weekday = five_fields(cron)
-    # cron counts from Sunday, the library from Monday: names mean the same in both.
-    named = re.sub(r"(?<!/)\b\d+", lambda number: weekday_name(int(number[0])), weekday)
-    trigger = CronTrigger(minute=minute, hour=hour, day=day, month=month, day_of_week=named, timezone=UTC)
-    fire = trigger.get_next_fire_time(None, datetime.fromtimestamp(after + 1, UTC))
-    return None if fire is None else fire.timestamp()
+    # Where cron is told days of both kinds, either will do; the library asks for both.
+    either = [(day, "*"), ("*", weekday)] if day != "*" and weekday != "*" else [(day, weekday)]
+    fires = []
+    for days, names in either:
+        trigger = CronTrigger(
+            minute=minute, hour=hour, day=days, month=month, day_of_week=weekdays(names), timezone=UTC
+        )
+        fires.append(trigger.get_next_fire_time(None, datetime.fromtimestamp(after + 1, UTC)))
+    return min((fire.timestamp() for fire in fires if fire is not None), default=None)
 
 
 def next_time(situation: Situation, config: ScheduleConfig) -> float | None:

@@ -26,7 +26,7 @@ from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.live import restore_canary
 from daemon.loop import Loop
-from daemon.promote import kept_versions, make_ready
+from daemon.promote import kept_versions, make_ready, way_back
 from daemon.recheck import check_golden
 from daemon.runtime import Runtime
 from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
@@ -157,7 +157,7 @@ async def restore_serving(runtime: Runtime) -> None:
 
 
 def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> None:
-    """Serve the parent of an adapter that does not verify.
+    """Serve what an adapter that does not verify came from, as far back as nobody rolled it back.
 
     Damaged files never come back; a failed attestation may be this engine's or this configuration's doing.
     """
@@ -165,10 +165,11 @@ def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> N
     left_as = AdapterStatus.RETIRED if damaged else AdapterStatus.ROLLED_BACK
 
     def commit(tx: Store) -> None:
-        tx.adapters.activate(active.parent, actor="start", reason=reason, retire_as=left_as)
-        lineage.leave(tx, active, to=active.parent, reason=reason)
-        lineage.take_up(tx, active.parent, reason=reason)
-        tx.audit.add(actor="start", action="rollback", subject=active.parent or BASE, reason=reason)
+        to = way_back(tx, active)
+        tx.adapters.activate(to, actor="start", reason=reason, retire_as=left_as)
+        lineage.leave(tx, active, to=to, reason=reason)
+        lineage.take_up(tx, to, reason=reason)
+        tx.audit.add(actor="start", action="rollback", subject=to or BASE, reason=reason)
 
     store.atomic(commit)
 

@@ -97,12 +97,12 @@ async def pin(name: str, principal: str, services: Services) -> Adapter | None:
         NotFound: as `find_adapter`, or a version by name that is not loaded.
     """
     adapter = await asyncio.to_thread(find_adapter, name, services.store)
-    resident = await services.engine.resident()
+    loaded = await services.open_versions()
     if name == ACTIVE_ALIAS:
         canary = await asyncio.to_thread(find_canary, services.store, adapter, principal)
-        if canary is not None and canary.version in resident:
+        if canary is not None and canary.version in loaded:
             return canary
-    if adapter is not None and adapter.version not in resident:
+    if adapter is not None and adapter.version not in loaded:
         if name == ACTIVE_ALIAS:
             raise EngineUnavailable(f"adapter {adapter.version} is being loaded", retry_after=2.0)
         raise NotFound(

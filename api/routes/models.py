@@ -16,7 +16,7 @@ async def models(services: Services) -> list[dict[str, Any]]:
     """The alias, the base, then every adapter that would be answered, newest first."""
     adapters = await asyncio.to_thread(services.store.adapters.list)
     active = await asyncio.to_thread(services.store.adapters.active)
-    resident = await services.engine.resident()
+    resident = await services.open_versions()
     oldest = min((int(one.created_at) for one in adapters), default=0)
 
     def model(name: str, created: int, *, root: str, parent: str | None) -> dict[str, Any]:

@@ -285,6 +285,23 @@ def app_with(store: Store, engine: FakeEngine, **settings: Any) -> FastAPI:
     return create_app(store=store, engine=engine, settings=ApiConfig(**settings))
 
 
+def test_a_version_that_is_still_being_proved_answers_nobody(
+    store: Store, engine: FakeEngine, add_adapter: Callable[..., Adapter]
+) -> None:
+    attested: set[str] = set()
+    named = add_adapter("it0001-aaaaaaaa")
+    active = add_adapter("it0002-bbbbbbbb", AdapterStatus.ACTIVE)
+    app = create_app(store=store, engine=engine, settings=ApiConfig(), attested=attested)
+    with TestClient(app, base_url=URL) as client:
+        error_of(ask(client, model=named.version), 404)
+        error_of(ask(client), 503)
+        listed = [row["id"] for row in client.get("/v1/models").json()["data"]]
+        assert listed == ["honed", "base"]
+        attested.update((named.version, active.version))
+        assert ask(client, model=named.version).json()["model"] == named.version
+        assert ask(client).json()["model"] == active.version
+
+
 def test_a_full_queue_is_429_with_retry_after_and_leaves_no_row(store: Store) -> None:
     app = app_with(store, FakeEngine(FakeLimits(max_batch=1, max_queue=1)))
     with TestClient(app, base_url=URL) as client:

@@ -1,9 +1,15 @@
 """The loop answers intents and starts iterations; here on the fake engine, without a trainer."""
 
 import asyncio
+import contextlib
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from daemon import promote
 from daemon.loop import Loop, look
 from daemon.runtime import Runtime
 from policies.engine import AdapterRef
@@ -178,6 +184,31 @@ def test_a_stop_in_good_order_does_not_count_as_a_crash(store: Store, tmp_path: 
 
     run(work, runtime)
     assert store.iterations.get(begun.id).attempt == 1
+
+
+def test_a_stop_while_an_iteration_settles_does_not_reopen_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def slow_disk(name: str) -> None:
+        if name == "settle.before_commit":
+            begun.set()
+            time.sleep(0.3)
+
+    monkeypatch.setattr(promote, "failpoint", slow_disk)
+    with contextlib.closing(Store.open(tmp_path / "honed.db")) as store:
+        runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path)
+
+        async def work() -> None:
+            loop = Loop(runtime)
+            loop.task = asyncio.create_task(settle_one(runtime, "it0001-00000001"))
+            await asyncio.to_thread(begun.wait, 10)
+            await loop.stop()
+
+        run(work, runtime)
+        assert [entry.stage for entry in store.iterations.stages(1)][-1] is Stage.ACTIVE
+        assert store.iterations.running() is None
 
 
 def test_an_iteration_interrupted_too_often_is_failed(runtime: Runtime) -> None:

@@ -64,6 +64,17 @@ def test_rollback_goes_to_the_parent_and_then_to_base(runtime: Runtime) -> None:
     assert [i.stage for i in runtime.store.iterations.list()] == [Stage.ROLLED_BACK, Stage.ROLLED_BACK]
 
 
+def test_a_rollback_passes_over_a_parent_that_was_rolled_back_itself(runtime: Runtime) -> None:
+    async def work() -> str:
+        await settle_one(runtime, ONE)
+        await settle_one(runtime, TWO, Outcome.HOLD)
+        await roll_back(runtime, None, ORDER)
+        await promote(runtime, TWO, ORDER)
+        return await roll_back(runtime, None, ORDER)
+
+    assert run(work, runtime) == "base"
+
+
 def test_a_rolled_back_adapter_can_be_promoted_again_by_hand(runtime: Runtime) -> None:
     async def work() -> str:
         await settle_one(runtime, ONE)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from daemon.config import ScheduleConfig
-from daemon.schedule import Situation, due, in_quiet_hours, next_fire, next_time, parse_hours
+from daemon.schedule import Situation, due, in_quiet_hours, next_fire, next_time, parse_hours, weekdays
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC).timestamp()
 
@@ -81,7 +81,35 @@ def test_weekdays_are_counted_from_sunday_as_cron_does() -> None:
     assert datetime.fromtimestamp(workdays or 0, UTC).day == 2
 
 
-@pytest.mark.parametrize("cron", ["", "0 3 * *", "61 3 * * *", "0 3 * * 8", "every day at three o'clock"])
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [
+        ("*", "sun,mon,tue,wed,thu,fri,sat"),
+        ("*/2", "sun,tue,thu,sat"),
+        ("1-5/2", "mon,wed,fri"),
+        ("0-3", "sun,mon,tue,wed"),
+        ("5-7", "sun,fri,sat"),
+        ("fri-mon", "sun,mon,fri,sat"),
+        ("3/2", "wed,fri"),
+        ("7,tue", "sun,tue"),
+    ],
+)
+def test_a_weekday_field_means_what_it_means_to_cron(field: str, names: str) -> None:
+    assert weekdays(field) == names
+
+
+def test_days_of_both_kinds_mean_either() -> None:
+    fires, at = [], datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp()
+    for _ in range(4):
+        at = next_fire("0 3 15 * 1", at) or 0.0
+        fires.append(datetime.fromtimestamp(at, UTC).day)
+    assert fires == [2, 9, 15, 16], "Mondays and the 15th"
+
+
+@pytest.mark.parametrize(
+    "cron",
+    ["", "0 3 * *", "61 3 * * *", "0 3 * * 8", "0 3 * * mo", "0 3 * * 1/0", "every day at three o'clock"],
+)
 def test_what_cron_does_not_say_is_refused(cron: str) -> None:
     with pytest.raises(ValueError):
         next_fire(cron, 0.0)
