@@ -151,7 +151,7 @@ def ever_said(runtime: Runtime) -> Preferences:
 def build(
     runtime: Runtime, iteration: Iteration, adapter: str | None, spent: int = 0
 ) -> tuple[Scorer, ...]:
-    """The configured scorers on the judge's weights. `spent`: calls of an external judge the iteration made before."""
+    """The configured scorers on the judge's weights. `spent`: calls of an external judge that were made before."""
     settings = runtime.config.judge
     left = max(0, settings.external.max_calls - spent)
     settings = settings.model_copy(
