@@ -19,16 +19,32 @@ PROOF = 2.3263
 ALL_ONE_WAY = 4
 #: The normal quantile for warnings, of a bound of 84%: one item of a few that went wrong is not worth one.
 SUSPICION = 1.0
+#: Largest share of a contest's prompts that its judges may have no view on: beyond it nobody knows what the missing
+#: ones would have said, for what keeps a judge from judging may well lie in the answers.
+MOST_UNJUDGED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Judged win rate with its interval, and on how many prompts it rests."""
+    """Judged win rate with its interval, and on how many prompts it rests. `missing`: why they are too few of those
+    that were to be judged; None where they are enough.
+    """
 
     prompts: float
     rate: float
     low: float
     high: float
+    missing: str | None = None
+
+
+def missing_views(metrics: Metrics, group: str) -> str | None:
+    """Why too many of a contest's prompts have no judge's view (`MOST_UNJUDGED`); None where enough have one."""
+    judged, unjudged = (metrics.get(f"{group}/{name}", 0.0) for name in ("prompts", "unjudged"))
+    if unjudged <= MOST_UNJUDGED * (judged + unjudged):
+        return None
+    return (
+        f"judges have no view on {unjudged:g} of {judged + unjudged:g} prompts, more than {MOST_UNJUDGED:.0%}"
+    )
 
 
 def read_contest(
@@ -42,16 +58,20 @@ def read_contest(
     bounds = [f"{row.of}/{end}" for end in ends]
     if not any(name in metrics for name in names + bounds):
         return verdict(row, config, Verdict.INSUFFICIENT, "no licensed judge compared the answers")
+    unjudged = [name for name in (f"{row.of}/unjudged",) if name in metrics]
     if not any(name in metrics for name in bounds):
+        if metrics.get(names[0]) == 0 and names[1] not in metrics:
+            names = names[:1]  # without any there is no rate
+        names += unjudged
         reason = f"{metrics.get(names[0], 0.0):g} judged prompts are too few for an interval"
         return unusable(row, metrics, config, names) or verdict(row, config, Verdict.INSUFFICIENT, reason)
     low = metrics.get(bounds[0], math.nan)
     middle = metrics.get(names[1], math.nan)
     high = metrics.get(bounds[1], math.nan) if len(bounds) > 1 else min(1.0, max(low, 2 * middle - low))
-    bad = unusable(row, metrics, config, names + bounds)
+    bad = unusable(row, metrics, config, names + bounds + unjudged)
     bad = bad or impossible(row, config, {names[1]: middle})
     bad = bad or impossible(row, config, {bounds[0]: low, f"{row.of}'s upper end": high})
-    return bad or Contest(metrics[names[0]], middle, low, high)
+    return bad or Contest(metrics[names[0]], middle, low, high, missing_views(metrics, row.of))
 
 
 def win(row: Row, metrics: Metrics, config: GateConfig) -> Check:
@@ -72,6 +92,8 @@ def non_inferior(row: Row, config: GateConfig, read: Contest | Check) -> Check:
     said += f" on {read.prompts:g} prompts"
     if read.high < 0.5:
         return verdict(row, config, Verdict.FAIL, f"{said}: worse than the incumbent", read.low)
+    if read.missing is not None:
+        return verdict(row, config, Verdict.INSUFFICIENT, f"{said}, but {read.missing}", read.low)
     if read.low > floor:
         return verdict(row, config, Verdict.PASS, said, read.low)
     reason = f"{said}; its lower end must be above {floor:g}"
@@ -93,6 +115,8 @@ def not_worse(row: Row, metrics: Metrics, config: GateConfig) -> Check | None:
     said = f"{row.metric} {read.high:.2f}: win rate {read.rate:.2f}, {read.low:.2f} to {read.high:.2f}"
     if read.high < least:
         return verdict(row, config, Verdict.FAIL, f"{said}: worse", read.high)
+    if read.missing is not None:
+        return verdict(row, config, Verdict.INSUFFICIENT, f"{said}, but {read.missing}", read.high)
     return verdict(row, config, Verdict.PASS, said, read.high)
 
 
@@ -110,6 +134,9 @@ def worst_cluster(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     said = f"{row.metric} {worst:.2f}, at best {top:.2f}"
     if hard is not None and top < hard:
         return verdict(row, config, Verdict.FAIL, f"{said}: below {hard:g} on one kind of prompt", worst)
+    missing = missing_views(metrics, row.of.partition("/")[0])
+    if missing is not None:
+        return verdict(row, config, Verdict.INSUFFICIENT, f"{said}, but {missing}", worst)
     if soft is not None and worst < soft:
         return verdict(row, config, Verdict.SOFT, f"{said}: below {soft:g}", worst)
     return verdict(row, config, Verdict.PASS, said, worst)

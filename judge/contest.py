@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from judge import defence
 from judge.evaluate import wilson
 from judge.measure import MIN_PROMPTS, RESAMPLES
 from judge.scorer import Question
@@ -70,13 +71,24 @@ class Answered:
     def judged(self, q: float | None) -> Match:
         """With the panel's view; two answers that are the same are a tie, and known to be one."""
         lengths = (len(self.candidate), len(self.other))
-        return Match(self.id, 0.5 if self.same else q, lengths, self.cluster)
+        known = 0.5 if self.same else 0.0 if self.forfeited else q
+        return Match(self.id, known, lengths, self.cluster)
+
+    @property
+    def forfeited(self) -> bool:
+        """Whether the candidate's answer, and not the other, is one that no judge may see (`judge.defence`).
+
+        That is the answer's own doing, and no outage: without a view it would count for nothing, and a candidate
+        could avoid every contest it would lose. The other way round there is no view, and no win either.
+        """
+        mine, theirs = (defence.refusal(text, self.prompt) for text in (self.candidate, self.other))
+        return mine is not None and theirs is None
 
 
-def outcome(q: float | None, band: float) -> float:
-    """1 where the candidate wins, 0 where it loses, one half where q is within `band` of one half or is not there."""
+def outcome(q: float, band: float) -> float:
+    """1 where the candidate wins, 0 where it loses, one half where q is within `band` of one half."""
     # The last digits of q and of 1 - q differ: neither side may win by rounding.
-    if q is None or abs(q - 0.5) <= band + 1e-9:
+    if abs(q - 0.5) <= band + 1e-9:
         return 0.5
     return float(q > 0.5)
 
@@ -96,7 +108,8 @@ def contest_metrics(
 ) -> dict[str, float]:
     """Every number of a contest, as `name`/metric; nothing without a match.
 
-    prompts: those the panel has a view on. unjudged: the others; they count as ties. win_rate: mean outcome, ties
+    prompts: those the panel has a view on; every other number but the next is of these alone, and absent without
+    any. unjudged: the others, for the gate to see how much evidence is missing. win_rate: mean outcome, ties
     one half; win_low, win_high: its interval. win_lc: what it would be at equal lengths; win_lc_low, win_lc_high: its
     interval. cluster/<name>: win rate of each cluster of at least `MIN_CLUSTER` prompts. worst_cluster: the
     smallest of these, less one half; worst_cluster_high: upper end of its interval (Wilson's), less one half.
@@ -111,19 +124,16 @@ def contest_metrics(
     """
     if not matches:
         return {}
-    outcomes = np.array([outcome(match.q, band) for match in matches])
-    differences = np.array([longer_by(match.lengths) for match in matches])
-    judged = sum(match.q is not None for match in matches)
-    everything = np.ones((1, len(matches)))
-    found = {
-        "prompts": float(judged),
-        "unjudged": float(len(matches) - judged),
-        "win_rate": float(outcomes.mean()),
-        "win_lc": float(at_equal_length(outcomes, differences, everything)[0]),
-    }
-    if judged >= MIN_PROMPTS:
-        found |= intervals(outcomes, differences, seed=seed)
-    found |= clusters(matches, outcomes)
+    judged = [match for match in matches if match.q is not None]
+    found = {"prompts": float(len(judged)), "unjudged": float(len(matches) - len(judged))}
+    if judged:
+        outcomes = np.array([outcome(match.q, band) for match in judged if match.q is not None])
+        differences = np.array([longer_by(match.lengths) for match in judged])
+        found["win_rate"] = float(outcomes.mean())
+        found["win_lc"] = float(at_equal_length(outcomes, differences, np.ones((1, len(judged))))[0])
+        if len(judged) >= MIN_PROMPTS:
+            found |= intervals(outcomes, differences, seed=seed)
+        found |= clusters(judged, outcomes)
     return {f"{name}/{key}": value for key, value in found.items()}
 
 

@@ -4,6 +4,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from daemon.batteries import shipped_battery
 from daemon.checks import TABLE, checks
 from daemon.limits import GateConfig
 from daemon.weighing import Check, Need, Row, Side
+from judge.contest import Match, contest_metrics
 from policies.battery import Passage
 from store.records import Verdict
 from tests.daemon.measured import GOOD, RECHECKED
@@ -20,6 +22,8 @@ from tests.daemon.measured import GOOD, RECHECKED
 LIMITS = GateConfig()
 MEASURED = {**GOOD, **RECHECKED}
 STEP = 1e-6
+#: A contest that was lost, beyond chance.
+LOST = {"contest/win_low": 0.3, "contest/win_rate": 0.4, "contest/win_high": 0.49}
 
 
 def set_value(row: Row, value: float) -> dict[str, float]:
@@ -45,6 +49,7 @@ def set_growth(row: Row, value: float) -> dict[str, float]:
 #: How to make simple numbers come out at a value.
 SET: dict[Callable[..., Check | None], Callable[[Row, float], dict[str, float]]] = {
     weighing.value: set_value,
+    weighing.nearness: set_value,
     weighing.rise: set_rise,
     weighing.drop: set_drop,
     weighing.ratio: set_ratio,
@@ -79,10 +84,16 @@ CASES: dict[str, list[tuple[dict[str, float], Verdict, bool]]] = {
         ({"contest/win_low": 0.3, "contest/win_rate": 0.4, "contest/win_high": 0.5 - STEP}, FAIL, False),
         ({"contest/win_rate": 1.1}, FAIL, False),
         ({"contest/win_low": 0.7}, FAIL, False),
+        ({"contest/unjudged": 30.0}, PASS, False),
+        ({"contest/unjudged": 31.0}, LITTLE, False),
+        ({"contest/unjudged": 31.0, "contest/win_low": 0.4}, LITTLE, False),
+        (LOST | {"contest/unjudged": 31.0}, FAIL, False),
     ],
     "contest/win_lc_low": [
         ({"contest/win_lc_low": 0.45 + STEP}, PASS, False),
         ({"contest/win_lc_low": 0.45}, LITTLE, True),
+        ({"contest/unjudged": 31.0}, LITTLE, False),
+        ({"contest/unjudged": math.nan}, FAIL, False),
         ({"contest/win_lc_low": 0.4, "contest/win_lc": 0.45, "contest/prompts": 99.0}, SOFT, False),
         ({"contest/win_lc_low": 0.3, "contest/win_lc": 0.4}, LITTLE, True),
         ({"contest/win_lc_low": 0.3, "contest/win_lc": 0.4 - STEP}, FAIL, False),
@@ -93,10 +104,13 @@ CASES: dict[str, list[tuple[dict[str, float], Verdict, bool]]] = {
         ({"contest/worst_cluster": -0.4, "contest/worst_cluster_high": -0.15}, SOFT, False),
         ({"contest/worst_cluster": -0.4, "contest/worst_cluster_high": -0.15 - STEP}, FAIL, False),
         ({"contest/worst_cluster": -0.6}, FAIL, False),
+        ({"contest/unjudged": 31.0}, LITTLE, False),
+        ({"contest/unjudged": 31.0, "contest/worst_cluster": -0.2}, LITTLE, False),
     ],
     "contest_base/win_high": [
         ({"contest_base/win_high": 0.5}, PASS, False),
         ({"contest_base/win_high": 0.5 - STEP}, FAIL, False),
+        ({"contest_base/unjudged": 11.0}, LITTLE, False),
     ],
     "contest_golden/win_high": [
         ({"contest_golden/win_high": 0.5}, PASS, False),
@@ -270,6 +284,40 @@ def test_half_a_measurement_fails(row: Row) -> None:
         assert check is not None and check.verdict is FAIL, (name, check)
 
 
+NEAR = [row for row in SIMPLE if row.how is weighing.nearness]
+
+
+def test_only_distance_to_the_incumbent_is_let_pass_for_a_rebuilt_candidate() -> None:
+    assert {row.metric for row in NEAR} == {"kl/step_token", "kl/step_p99", "kl/cluster_max"}
+
+
+@pytest.mark.parametrize("rebuilt", [0.0, 0.5, math.nan, None])
+@pytest.mark.parametrize("row", NEAR, ids=by_name)
+def test_a_rebuilt_candidate_far_from_the_incumbent_warns_and_others_fail(
+    row: Row, rebuilt: float | None
+) -> None:
+    hard = row.limits(LIMITS)[1] or 0.0
+    said = {} if rebuilt is None else {weighing.REBUILT: rebuilt}
+    for beyond in (hard + STEP, 40.0):
+        anew = check_of(row, {**MEASURED, row.of: beyond, weighing.REBUILT: 1.0})
+        assert anew is not None and (anew.verdict, anew.value) == (SOFT, beyond)
+        assert "rebuilt from base" in anew.reason
+        other = check_of(row, {**MEASURED, row.of: beyond, **said, "train/from_base": 1.0})
+        assert other is not None and other.verdict is FAIL
+
+
+@pytest.mark.parametrize("row", TABLE, ids=by_name)
+def test_being_rebuilt_changes_no_other_row_and_excuses_no_broken_number(row: Row) -> None:
+    broken = [{name: value} for name in reads(row) for value in (math.nan, math.inf, -1e9, 1e9)]
+    for changes in [{}, *broken, *(case[0] for case in CASES.get(row.metric, []))]:
+        plain = check_of(row, {**MEASURED, **changes})
+        anew = check_of(row, {**MEASURED, **changes, weighing.REBUILT: 1.0})
+        if row not in NEAR or not all(map(math.isfinite, changes.values())):
+            assert anew == plain
+    without = {name: value for name, value in MEASURED.items() if name not in reads(row)}
+    assert check_of(row, {**without, weighing.REBUILT: 1.0}) == check_of(row, without)
+
+
 def test_groups_without_an_item_that_counts_for_either_are_too_little() -> None:
     row = next(row for row in TABLE if row.metric == "battery/sycophancy")
     none = {name: value for name, value in MEASURED.items() if not name.endswith("sycophancy/rate")}
@@ -286,6 +334,19 @@ def test_contests_too_small_for_an_interval_are_too_little() -> None:
             check = check_of(row, {**small, "contest/prompts": 6.0})
             assert check is not None and check.verdict is LITTLE and not check.holds
             assert "6 judged prompts" in check.reason
+
+
+def test_a_contest_of_which_next_to_nothing_was_judged_passes_nothing() -> None:
+    """A hundred prompts, twelve judged, five of these won: unjudged ones as ties once made that no worse."""
+    matches = [
+        Match(f"p{at}", (0.9 if at < 5 else 0.1) if at < 12 else None, (100, 100)) for at in range(100)
+    ]
+    for some in (matches, [replace(one, q=None) for one in matches]):
+        found = contest_metrics(some, band=0.05, seed=1)
+        others = {name: value for name, value in MEASURED.items() if not name.startswith("contest/")}
+        for check in checks({**others, **found}, LIMITS):
+            if check.metric.startswith("contest/"):
+                assert check.verdict is LITTLE and not check.holds, check
 
 
 def test_limits_that_are_configured_are_those_that_count() -> None:

@@ -57,7 +57,11 @@ def test_a_move_settles_every_iteration_of_both_lines(
     async def work() -> None:
         await three(runtime)
         for how, version in moves:
-            await (roll_back(runtime, version, ORDER) if how == "back" else promote(runtime, version, ORDER))
+            await (
+                roll_back(runtime, version, ORDER)
+                if how == "back"
+                else promote(runtime, version or "base", ORDER)
+            )
 
     run(work, runtime)
     store = runtime.store
