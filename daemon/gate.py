@@ -14,6 +14,9 @@ from daemon.limits import GateConfig
 from daemon.weighing import Check
 from store.records import Verdict
 
+#: Never-train votes on either side from which agreement with them may be called an improvement.
+IMPROVED_VOTES = 10
+
 
 class Outcome(StrEnum):
     """From the most careful to the least."""
@@ -48,14 +51,15 @@ def claim_of(found: Sequence[Check], metrics: Mapping[str, float], floor: float)
     """The strongest claim there is evidence for, and what says so.
 
     Two kinds of evidence count: agreement with never-train votes, and a contest while no judged pair trained this
-    candidate, plain and at equal lengths. Lower ends above one half say improved, above `floor` no worse. A candidate
-    that failed any check claims nothing.
+    candidate, plain and at equal lengths. Lower ends above one half say improved, above `floor` no worse; fewer than
+    `IMPROVED_VOTES` votes on either side say no more than no worse. A candidate that failed any check claims nothing.
     """
     bounds = {check.metric: check for check in found if check.verdict is Verdict.PASS}
     evidence: list[tuple[float, str]] = []
     votes = bounds.get("heldout/auc_low")
     if votes is not None and votes.value is not None:
-        evidence.append((votes.value, votes.reason))
+        few = min(metrics.get(f"heldout/{side}", 0.0) for side in ("n_up", "n_down")) < IMPROVED_VOTES
+        evidence.append((min(votes.value, 0.5) if few else votes.value, votes.reason))
     plain, equal = bounds.get("contest/win_low"), bounds.get("contest/win_lc_low")
     independent = metrics.get("contest/independent") == 1.0
     if independent and plain is not None and equal is not None:

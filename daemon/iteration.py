@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from daemon import gate, judging, ledger, quarantine, rebuild, replay, trainer
+from daemon import gate, judging, ledger, quarantine, rebuild, replay, trainer, weighing
 from daemon.attest import load_and_attest
 from daemon.batteries import battery_of
 from daemon.contest import contest
@@ -250,6 +250,7 @@ def measurements(
         "train/steps": float(report.steps),
         "train/scale": report.scale,
         ledger.BETA: told.loss.beta,
+        weighing.REBUILT: float(told.rebuilt),
         ledger.PATH: ledger.path_with(runtime.store, iteration.incumbent, report.metrics),
     }
 

@@ -1,12 +1,14 @@
 """The snapshot an iteration trains from: preferences and configuration as the trainer's input files."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from statistics import fmean
 
 from daemon.clusters import SHIPPED, cluster_prompts
-from daemon.ledger import latest, next_beta
+from daemon.ledger import latest, ledger_of, next_beta
+from daemon.ledger import path as walked
 from daemon.limits import GateConfig
 from daemon.runtime import Runtime
 from judge.judged import TrainingPair
@@ -77,12 +79,19 @@ def anchor_examples(
     return [anchor_example(answer, weight) for answer in answers]
 
 
-def kl_spec(gate: GateConfig) -> spec.KlSpec:
+def kl_spec(gate: GateConfig, *, path: float = math.nan) -> spec.KlSpec:
+    """Every KL limit that decides a scale. `path`: the incumbent's so far, nats per token; NaN if unknown."""
     return spec.KlSpec(
         step_soft=gate.kl_step_soft,
         step_hard=gate.kl_step_hard,
         base_soft=gate.kl_base_soft,
         base_hard=gate.kl_base_hard,
+        prompt_hard=gate.kl_prompt_hard,
+        cluster_hard=gate.kl_cluster_hard,
+        sequence_hard=gate.kl_sequence_hard,
+        forward_hard=gate.kl_forward_hard,
+        path_hard=gate.kl_path_hard,
+        path=path if math.isfinite(path) else None,
         scales=list(gate.scales),
     )
 
@@ -95,7 +104,8 @@ def trainer_spec(
     A rebuilt candidate takes the whole way from base in one run, so its early stop knows the cumulative budget only.
     """
     train: TrainConfig = runtime.config.policies.train
-    kl = kl_spec(runtime.config.daemon.gate)
+    so_far = walked(ledger_of(runtime.store, incumbent.version if incumbent else None))
+    kl = kl_spec(runtime.config.daemon.gate, path=so_far)
     return spec.Spec(
         iteration=iteration.id,
         version=version,

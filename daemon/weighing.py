@@ -7,7 +7,7 @@ it is there, which fails too.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from daemon.limits import GateConfig
@@ -16,6 +16,8 @@ from store.records import GateResult, Verdict
 Metrics = Mapping[str, float]
 #: Normal quantile of a two-sided 90% interval, which is a one-sided 95% bound.
 Z = 1.6449
+#: 1 for a candidate that was trained from base although something else is served.
+REBUILT = "train/rebuilt"
 #: Slack for rounding where a share is held against 0, 1 or another share.
 ROUNDING = 1e-9
 
@@ -128,6 +130,16 @@ def within(row: Row, config: GateConfig, value: float) -> Check:
 def value(row: Row, metrics: Metrics, config: GateConfig) -> Check:
     """The metric itself."""
     return unusable(row, metrics, config, [row.of]) or within(row, config, metrics[row.of])
+
+
+def nearness(row: Row, metrics: Metrics, config: GateConfig) -> Check:
+    """Distance to the incumbent. One rebuilt from base may well differ from it, so beyond the hard limit it only
+    warns: its distance to base, its answers, the battery and contests are held against it as they are against any.
+    """
+    check = value(row, metrics, config)
+    if check.verdict is Verdict.FAIL and check.value is not None and metrics.get(REBUILT) == 1.0:
+        return replace(check, verdict=Verdict.SOFT, reason=f"{check.reason}; it was rebuilt from base")
+    return check
 
 
 def against_incumbent(

@@ -1,10 +1,11 @@
 """What the update did, measured on the candidate's own answers and on votes it never saw."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from policies.anchor import Divergence, cluster_metrics, measure_forward, measure_kl
-from policies.batches import Encoder, Row, as_messages
+from policies.anchor import cluster_metrics, measure_forward, measure_kl
+from policies.batches import Anchor, Encoder, Pair, Row, as_messages
 from policies.battery import BatteryOutcome
 from policies.chat import encode_completion, encode_prompt
 from policies.examine import examine
@@ -12,8 +13,9 @@ from policies.heldout import heldout_metrics
 from policies.learn import OnStep
 from policies.learner import Learner
 from policies.sampling import Drawn, Sampler
+from policies.scale import Tried, settle_scale
 from policies.shape import compare_shapes
-from policies.spec import AttestationRow, DpoExample, KlSpec, Probe, Sample, Snapshot, Spec, Turn
+from policies.spec import AttestationRow, DpoExample, Probe, Sample, Snapshot, Spec, Turn
 
 #: Prompts borrowed from the examples where a snapshot brings no probes of its own.
 BORROWED = 8
@@ -23,6 +25,9 @@ ATTESTED_CHARACTERS = 120
 #: Prompts base answers, and tokens of each answer, where base is not the incumbent and has to be asked for it.
 FORWARD_PROMPTS = 16
 FORWARD_TOKENS = 32
+
+#: Answers of either side, liked and disliked, whose change in log-probability is measured.
+MOVED = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +53,31 @@ def probes_of(snapshot: Snapshot) -> list[Probe]:
     return list(found.values())[:BORROWED]
 
 
-def over_hard(metrics: dict[str, float], budgets: KlSpec) -> bool:
-    """Whether a hard KL budget is exceeded; a value that is not a number is."""
-    return not (
-        metrics["kl/step_token"] <= budgets.step_hard and metrics["kl/base_token"] <= budgets.base_hard
-    )
-
-
 def evaluate(learner: Learner, snapshot: Snapshot, encoder: Encoder, *, on_step: OnStep) -> Evaluation:
-    """Sample, measure, and step down in scale until the hard KL budgets hold or no scale is left."""
+    """Sample, measure, and step down in scale until the hard KL limits hold or no scale is left."""
     spec = snapshot.spec
     probes = probes_of(snapshot)
     prompts = _encoded(probes, encoder, spec)
     sampler = Sampler(learner, encoder.tokenizer, spec.evaluation, spec.seed)
     before = sampler.draw(prompts, view="incumbent")
     on_step(1, 4, {})
-    after, divergence, scales = _settle_scale(learner, sampler, prompts, spec.kl)
+    said = _base_answers(learner, sampler, prompts, before)
+    clusters = [probe.cluster for probe in probes]
+    kept, scales = settle_scale(
+        learner, lambda: _measured(learner, sampler.draw(prompts, view="candidate"), clusters, said), spec
+    )
+    after = kept.drawn
     replayed = _replayed(sampler, snapshot, encoder)
-    on_step(2, 4, scales[-1])
-    kl = {name: value for name, value in scales[-1].items() if name != "scale"}
-    kl |= cluster_metrics(divergence.to_incumbent, [probe.cluster for probe in probes])
-    kl["kl/forward_base"] = measure_forward(learner, _base_answers(learner, sampler, prompts, before))
+    on_step(2, 4, kept.metrics)
+    unscaled = {f"kl/unscaled_{name}": scales[0][f"kl/{name}"] for name in ("step_token", "base_token")}
     shapes = compare_shapes([drawn.answer for drawn in after], [drawn.answer for drawn in before])
+    moved = displacement(learner, training_answers(snapshot, encoder))
     changes, agreement = _agreement(learner, snapshot, encoder)
     on_step(3, 4, {})
     battery = examine(learner, snapshot.battery, encoder, spec)
     on_step(4, 4, {})
     samples = [*_samples(probes, before, after), *replayed]
-    metrics = kl | shapes | agreement | battery.metrics
+    metrics = kept.metrics | unscaled | shapes | moved | agreement | battery.metrics
     return Evaluation(learner.scale, metrics, scales, samples, changes, battery.outcomes)
 
 
@@ -112,24 +114,47 @@ def _replayed(sampler: Sampler, snapshot: Snapshot, encoder: Encoder) -> list[Sa
     return _samples(probes, before, after)
 
 
-def _settle_scale(
-    learner: Learner, sampler: Sampler, prompts: Sequence[Sequence[int]], budgets: KlSpec
-) -> tuple[list[Drawn], Divergence, list[dict[str, float]]]:
-    """The candidate's answers at the first scale within the hard budgets, or at the last; their KL; and every try.
+def _measured(learner: Learner, drawn: list[Drawn], clusters: Sequence[str], said: Sequence[Row]) -> Tried:
+    """The candidate's answers at the scale of the moment, with every KL that has a limit. `said`: base's answers."""
+    divergence = measure_kl(learner, [one.row for one in drawn])
+    metrics = divergence.metrics() | cluster_metrics(divergence.to_incumbent, clusters)
+    return Tried(drawn, {**metrics, "kl/forward_base": measure_forward(learner, said)})
 
-    Scaling one LoRA interpolates its update to the base exactly, so each try costs samples, not training.
+
+def training_answers(snapshot: Snapshot, encoder: Encoder) -> dict[str, list[Row]]:
+    """Some of the answers trained towards ("winner") and away from ("loser"), at most `MOVED` of each.
+
+    Which ones is a matter of the seed alone. Read until both sides are full, so that a large run costs no more.
     """
-    tried: list[dict[str, float]] = []
-    after, divergence = list[Drawn](), Divergence([], [])
-    for scale in budgets.scales or [1.0]:
-        learner.set_scale(scale)
-        after = sampler.draw(prompts, view="candidate")
-        divergence = measure_kl(learner, [drawn.row for drawn in after])
-        metrics = divergence.metrics()
-        tried.append({"scale": scale, **metrics})
-        if not over_hard(metrics, budgets):
+    examples = list(snapshot.examples)
+    random.Random(f"displacement:{snapshot.spec.seed}").shuffle(examples)
+    found: dict[str, dict[Row, None]] = {"winner": {}, "loser": {}}
+    for example in examples:
+        if all(len(rows) >= MOVED for rows in found.values()):
             break
-    return after, divergence, tried
+        for item in encoder.items([example]):
+            if isinstance(item, Anchor):
+                continue
+            liked = [item.chosen] if isinstance(item, Pair) else [item.row] * item.label
+            for row in item.rows:
+                side = found["winner" if row in liked else "loser"]
+                if len(side) < MOVED:
+                    side[row] = None
+    return {name: list(rows) for name, rows in found.items()}
+
+
+def displacement(learner: Learner, answers: Mapping[str, Sequence[Row]]) -> dict[str, float]:
+    """Change of the answers' log-probability, candidate at its scale minus incumbent, nats per token of each side.
+
+    Falling winners are likelihood displacement (Razin et al., 2410.08847): both sides may fall while their margin
+    grows. Measured after the last step, for a gradient says nothing of where its step led.
+    """
+    metrics: dict[str, float] = {}
+    for name, rows in answers.items():
+        if rows:
+            change = learner.sums(rows) - learner.sums(rows, view="incumbent")
+            metrics[f"train/{name}_dlogp"] = float(change.sum()) / sum(len(row.answer) for row in rows)
+    return metrics
 
 
 def _base_answers(
@@ -161,7 +186,7 @@ def _agreement(
     labels = [thumb.label for thumb in thumbs]
     metrics: dict[str, float] = {}
     for name, values in changes.items():
-        metrics |= heldout_metrics(list(zip(labels, values, strict=True)), seed=snapshot.spec.seed, name=name)
+        metrics |= heldout_metrics(list(zip(labels, values, strict=True)), name=name)
     return {thumb.id: value for thumb, value in zip(thumbs, changes["heldout"], strict=True)}, metrics
 
 

@@ -3,12 +3,12 @@
 AUC needs no threshold and no calibration; its interval says how little a few votes prove.
 """
 
-import random
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-#: Bootstrap draws of the interval.
-DRAWS = 1000
+#: Normal quantile of a two-sided 90% interval.
+Z = 1.6449
 
 
 def auc(ups: Sequence[float], downs: Sequence[float]) -> float:
@@ -23,16 +23,38 @@ def auc(ups: Sequence[float], downs: Sequence[float]) -> float:
     return wins / (len(ups) * len(downs))
 
 
-def auc_interval(ups: Sequence[float], downs: Sequence[float], *, seed: int) -> tuple[float, float]:
-    """90% bootstrap interval, each side resampled by itself so that no draw lacks a class."""
-    rng = random.Random(f"auc:{seed}")
-    drawn = sorted(auc(rng.choices(ups, k=len(ups)), rng.choices(downs, k=len(downs))) for _ in range(DRAWS))
-    return drawn[round(0.05 * (DRAWS - 1))], drawn[round(0.95 * (DRAWS - 1))]
+def auc_interval(ups: Sequence[float], downs: Sequence[float]) -> tuple[float, float]:
+    """90% score interval: every value whose own standard error leaves the observed AUC within reach.
+
+    Newcombe, Stat. Med. 25(4), 2006, 559-573, method 5: the variance of Hanley and McNeil (Radiology 143, 1982,
+    29-36) at the value in question, both sides counted as of their mean size. At one half that is Mann and Whitney's
+    test, so few votes say no more than they can; a percentile bootstrap of five a side does. Ties make it wider than
+    need be.
+
+    Raises:
+        ZeroDivisionError: one side is empty.
+    """
+    found, sizes = auc(ups, downs), (len(ups), len(downs))
+    return _lower_end(found, *sizes), 1.0 - _lower_end(1.0 - found, *sizes)
 
 
-def heldout_metrics(
-    changes: Sequence[tuple[bool, float]], *, seed: int, name: str = "heldout"
-) -> dict[str, float]:
+def _lower_end(found: float, m: int, n: int) -> float:
+    """The smallest AUC that `found` is no more than `Z` standard errors above."""
+    size = (m + n) / 2 - 1
+
+    def too_small(theta: float) -> bool:
+        variance = theta * (1 - theta) / (m * n)
+        variance *= 1 + size * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+        return found - theta > Z * math.sqrt(variance)
+
+    low, high = 0.0, found
+    for _ in range(50):  # halving: to the last bit of what a share of votes may mean
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_small(middle) else (low, middle)
+    return low
+
+
+def heldout_metrics(changes: Sequence[tuple[bool, float]], *, name: str = "heldout") -> dict[str, float]:
     """Counts, and AUC with its interval where both labels exist.
 
     Args:
@@ -43,6 +65,6 @@ def heldout_metrics(
     downs = [change for label, change in changes if not label]
     metrics: dict[str, float] = {f"{name}/n_up": len(ups), f"{name}/n_down": len(downs)}
     if ups and downs:
-        low, high = auc_interval(ups, downs, seed=seed)
+        low, high = auc_interval(ups, downs)
         metrics |= {f"{name}/auc": auc(ups, downs), f"{name}/auc_low": low, f"{name}/auc_high": high}
     return metrics

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from policies.anchor import Distance, Watch, is_check
-from policies.batches import Anchor, Item, Pair, Row, Thumb, baseline_rows, micro_batches, steps
+from policies.batches import Anchor, Item, Row, Thumb, baseline_rows, micro_batches, steps
 from policies.learner import Learner
 from policies.losses import kto_baseline
-from policies.objective import Lesson, log_ratio, piece_losses
+from policies.objective import Lesson, piece_losses
 from policies.spec import LossSpec, Spec
 from store.errors import TrainingFailed
 
@@ -36,21 +36,14 @@ class _Trace:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     baselines: list[float] = field(default_factory=list)
-    winners: dict[Row, float] = field(default_factory=dict)
-    losers: dict[Row, float] = field(default_factory=dict)
     anchors: dict[Row, float] = field(default_factory=dict)
     distance: Distance = field(default_factory=lambda: Distance(0.0, 0.0))
 
-    def saw(self, lesson: Lesson, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
-        """Keep the newest log-ratio (anchors: NLL) of each answer; the last epoch's are what is reported."""
+    def saw(self, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
+        """Keep the newest NLL of each anchor; the last epoch's are what is reported."""
         for item in piece:
             if isinstance(item, Anchor):
                 self.anchors[item.row] = -float(logprobs[item.row].detach().mean())
-                continue
-            liked = [item.chosen] if isinstance(item, Pair) else [item.row] * item.label
-            for row in item.rows:
-                side = self.winners if row in liked else self.losers
-                side[row] = float(log_ratio(lesson, row, logprobs[row].detach()))
 
     def metrics(self) -> dict[str, float]:
         found = {
@@ -64,9 +57,6 @@ class _Trace:
             found["train/kto_baseline"] = fmean(self.baselines)
         if self.anchors:
             found["train/anchor_nll"] = fmean(self.anchors.values())
-        for name, rhos in (("winner", self.winners), ("loser", self.losers)):
-            if rhos:
-                found[f"train/{name}_dlogp"] = sum(rhos.values()) / sum(len(row.answer) for row in rhos)
         return found
 
 
@@ -130,7 +120,7 @@ def _step(
         value = losses.sum() / (len(items) * lesson.mean_weight)
         value.backward()
         total += float(value.detach())
-        trace.saw(lesson, piece, logprobs)
+        trace.saw(piece, logprobs)
     trace.losses.append(total)
     metrics = {"train/loss": total}
     if kl_rho.numel():

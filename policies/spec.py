@@ -115,8 +115,17 @@ class KlSpec(Row):
     step_hard: float = Field(default=0.30, gt=0)
     base_soft: float = Field(default=0.25, gt=0)
     base_hard: float = Field(default=0.45, gt=0)
+    prompt_hard: float | None = Field(default=None, gt=0)
+    """Limit of `kl/step_p99`. This and the following: None is no limit, as in runs of earlier versions."""
+    cluster_hard: float | None = Field(default=None, gt=0)
+    sequence_hard: float | None = Field(default=None, gt=0)
+    """Limit of `kl/base_sequence`, nats per answer."""
+    forward_hard: float | None = Field(default=None, gt=0)
+    path_hard: float | None = Field(default=None, gt=0)
+    path: float | None = Field(default=None, ge=0)
+    """The incumbent's path so far, to which the candidate's step is added; None where nobody knows it."""
     scales: list[float] = Field(default=[1.0, 0.75, 0.5, 0.25])
-    """Adapter scales tried in turn while a hard budget is exceeded."""
+    """Adapter scales tried in turn while a hard limit is exceeded."""
 
 
 class EvalSpec(Row):
@@ -158,6 +167,11 @@ class Spec(Row):
     def from_base(self) -> bool:
         """Whether training starts from base: told to, or because base is what is served."""
         return self.start == "base" or self.incumbent is None
+
+    @property
+    def rebuilt(self) -> bool:
+        """Whether it starts from base although something else is served."""
+        return self.start == "base" and self.incumbent is not None
 
 
 class Snapshot(Row):
@@ -244,7 +258,7 @@ class Report(Row):
     stopped_early: bool
     metrics: dict[str, float]
     scales: list[dict[str, float]]
-    """One entry per adapter scale tried: scale, kl/step_token, kl/base_token."""
+    """One entry per adapter scale tried: its scale and every `kl/` metric at it."""
     attestation: list[AttestationRow]
     samples: list[Sample]
     heldout: dict[str, float]

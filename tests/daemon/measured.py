@@ -40,8 +40,8 @@ REQUIRED = {
     "incumbent/shape/distinct_2": 0.85,
 }
 HELDOUT = {
-    "heldout/n_up": 8.0,
-    "heldout/n_down": 9.0,
+    "heldout/n_up": 12.0,
+    "heldout/n_down": 10.0,
     "heldout/auc_low": 0.55,
     "heldout/auc_high": 0.85,
     "heldout_base/auc_low": 0.5,

@@ -119,6 +119,9 @@ JUDGED = {**REQUIRED, **CONTEST}
         (VOTES, {"heldout/auc_low": 0.45}, Claim.UNPROVEN),
         (VOTES, {"heldout/auc_low": 0.45 + 1e-6}, Claim.NO_WORSE),
         (VOTES, {"heldout/n_up": 4.0}, Claim.UNPROVEN),
+        (VOTES, {"heldout/n_up": 9.0}, Claim.NO_WORSE),
+        (VOTES, {"heldout/n_down": 9.0, "heldout/auc_low": 0.45}, Claim.UNPROVEN),
+        (VOTES, {"heldout/n_up": 10.0, "heldout/n_down": 10.0}, Claim.IMPROVED),
         (VOTES, {"kl/step_token": 0.4}, Claim.UNPROVEN),
         (JUDGED, {}, Claim.IMPROVED),
         (JUDGED, DEPENDENT, Claim.UNPROVEN),
@@ -127,6 +130,7 @@ JUDGED = {**REQUIRED, **CONTEST}
         (JUDGED, {"contest/win_lc_low": 0.45}, Claim.UNPROVEN),
         (JUDGED, {"contest/win_low": 0.45}, Claim.UNPROVEN),
         (JUDGED, HELDOUT | DEPENDENT, Claim.IMPROVED),
+        (JUDGED, HELDOUT | {"heldout/n_up": 5.0}, Claim.IMPROVED),
         (JUDGED, HELDOUT | {"contest/win_low": 0.48}, Claim.IMPROVED),
     ],
 )
@@ -189,7 +193,7 @@ def test_no_combination_is_called_improved_without_evidence(
     metrics: dict[str, float], settings: dict[str, object], canary: bool
 ) -> None:
     decision = decide(metrics, GateConfig.model_validate(settings), canary=canary)
-    votes = min(metrics.get("heldout/n_up", 0), metrics.get("heldout/n_down", 0)) >= LIMITS.heldout_min
+    votes = min(metrics.get("heldout/n_up", 0), metrics.get("heldout/n_down", 0)) >= 10
     agreed = votes and metrics.get("heldout/auc_low", 0) > 0.5
     bounds = [metrics.get(f"contest/{name}", 0) for name in ("win_low", "win_lc_low")]
     won = metrics.get("contest/independent") == 1 and min(bounds) > 0.5

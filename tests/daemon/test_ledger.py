@@ -206,6 +206,37 @@ def test_the_trainer_is_told_the_next_beta_and_the_gate_the_path(runtime: Runtim
     found = measurements(runtime, begun, report, rebuilt=False)
     assert found["kl/path_token"] == pytest.approx(0.07)
     assert found["train/beta"] == told.loss.beta
+    assert (told.kl.path, told.kl.path_hard, found["train/rebuilt"]) == (0.05, LIMITS.kl_path_hard, 0.0)
+
+
+def test_the_trainer_is_told_every_hard_limit_of_the_gate_and_no_path_nobody_knows(runtime: Runtime) -> None:
+    one = record(runtime.store, record(runtime.store, None, step(0.1, 0.1)), {"kl/base_token": 0.1})
+    begun = runtime.store.iterations.begin(trigger="test", incumbent=one, config={})
+    served = runtime.store.adapters.get(one)
+    kl = trainer_spec(runtime, begun, version="it0002", incumbent=served).kl
+    assert kl.path is None
+    assert (kl.prompt_hard, kl.cluster_hard, kl.sequence_hard, kl.forward_hard) == (
+        LIMITS.kl_prompt_hard,
+        LIMITS.kl_cluster_hard,
+        LIMITS.kl_sequence_hard,
+        LIMITS.kl_forward_hard,
+    )
+
+
+def test_a_candidate_rebuilt_beside_an_incumbent_is_told_apart_from_a_first_one(runtime: Runtime) -> None:
+    one = record(runtime.store, None, step(0.05, 0.05))
+    for incumbent, rebuilt in ((one, True), (None, False)):
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=incumbent, config={})
+        served = runtime.store.adapters.get(incumbent) if incumbent else None
+        told = trainer_spec(runtime, begun, version="it9", incumbent=served, rebuilt=rebuilt)
+        snapshot = spec.Snapshot(spec=told, examples=[], heldout=[], probes=[])
+        spec.write_snapshot(runtime.run_directory(begun.id, rebuilt=rebuilt), snapshot)
+        metrics = {**step(0.4, 0.2, from_base=1.0), "train/rebuilt": 1.0 - rebuilt}
+        report = report_of("it9", []).model_copy(update={"metrics": metrics})
+        found = measurements(runtime, begun, report, rebuilt=rebuilt)
+        assert (told.from_base, found["train/rebuilt"]) == (True, float(rebuilt)), (
+            "never by the report's word"
+        )
 
 
 def test_the_latest_entry_is_of_the_newest_that_was_trained_whatever_became_of_it() -> None:

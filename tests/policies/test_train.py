@@ -162,7 +162,9 @@ def test_a_rebuilt_adapter_is_the_one_base_gives_and_is_measured_against_the_inc
     assert (tmp_path / "rebuilt" / weights).read_bytes() == (trained / weights).read_bytes()
     assert found.adapter_digest == report.adapter_digest
     same = [name for name in report.metrics if name.startswith(("train/", "kl/base"))]
-    assert len(same) >= 8
+    same = [name for name in same if not name.endswith("_dlogp")]
+    assert found.metrics["train/winner_dlogp"] == pytest.approx(0, abs=1e-5), "against what is served"
+    assert len(same) >= 6
     assert {name: found.metrics[name] for name in same} == {name: report.metrics[name] for name in same}
     assert abs(found.metrics["kl/step_token"]) < 1e-6 < found.metrics["kl/base_token"]
     assert max(map(abs, found.heldout.values())) < 1e-4
@@ -211,6 +213,21 @@ def test_the_first_scale_within_budget_is_kept(tiny_model: Path, tmp_path: Path,
     found = read_report(tmp_path)
     assert found.scale == 0.5
     assert found.metrics["kl/step_token"] <= half < found.scales[0]["kl/step_token"]
+    unscaled = [found.metrics[f"kl/unscaled_{name}_token"] for name in ("step", "base")]
+    assert unscaled == [report.metrics["kl/step_token"], report.metrics["kl/base_token"]]
+    assert 0 < found.metrics["train/winner_dlogp"] < report.metrics["train/winner_dlogp"]
+
+
+def test_one_destructive_step_is_seen_in_the_liked_answers_of_the_finished_candidate(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    destructive = OptimSpec(epochs=1, batch_size=32, learning_rate=3.0, warmup=0)
+    child = train_child(make_run(tmp_path, make_spec(tiny_model, optim=destructive)))
+    assert child.returncode == 0, child.stderr
+    found = read_report(tmp_path)
+    assert found.steps == 1
+    # A random model is nearly uniform: there is little to lose, and a tenth of a nat per token is most of it.
+    assert found.metrics["train/winner_dlogp"] < -0.1
 
 
 def test_training_stops_when_the_measured_kl_reaches_the_soft_budget(
