@@ -38,6 +38,9 @@ class FeedbackConfig(BaseModel):
     """Share of answers, chosen by a stable hash of the completion id, whose feedback only ever tests."""
     min_examples: int = Field(default=4, ge=2)
     """Fewer training examples than this abort an iteration: there is nothing to learn from."""
+    min_contrast: float = Field(default=0.1, ge=0, le=0.5)
+    """Share of the examples that must tell better from worse: pairs, and votes of the rarer sign. Fewer abort an
+    iteration: votes of one sign alone teach no difference."""
     max_examples: int = Field(default=2000, ge=2)
     """The newest examples an iteration takes at the most."""
     max_heldout: int = Field(default=200, ge=2)

@@ -269,9 +269,13 @@ def shortage(preferences: Preferences, config: FeedbackConfig) -> str | None:
             "more votes, edits or comparisons on answers would mend it"
         )
     liked = sum(liking.label for liking in preferences.likings)
-    if not liked and not preferences.pairs:
-        return (
-            f"all {len(preferences.likings)} votes are thumbs down: nothing says what a good answer is; "
-            "a few thumbs up, edits or comparisons would mend it"
-        )
-    return None
+    disliked = len(preferences.likings) - liked
+    contrast = min(liked, disliked) + len(preferences.pairs)
+    if contrast >= config.min_contrast * count:
+        return None
+    rarer, what = ("up", "a good") if liked < disliked else ("down", "a bad")
+    return (
+        f"{liked} liked and {disliked} disliked answers and {len(preferences.pairs)} pairs: too little says what "
+        f"{what} answer is (feedback.min_contrast {config.min_contrast:g}); a few thumbs {rarer}, edits or "
+        "comparisons would mend it"
+    )

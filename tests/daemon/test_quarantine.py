@@ -65,7 +65,7 @@ def runtime(store: Store, tmp_path: Path) -> Runtime:
         store,
         FakeEngine(FakeLimits(verify=False)),
         tmp_path,
-        feedback={"never_train": 0.0, "min_examples": 2},
+        feedback={"never_train": 0.0, "min_examples": 2, "min_contrast": 0.0},
         judge={"enabled": False},
         policies={"train": {"replay_share": 0.0}},
     )

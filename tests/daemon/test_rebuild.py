@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from daemon import iteration as iterations
 from daemon import rebuild
 from daemon.gate import Decision, Outcome
+from daemon.limits import GateConfig
 from daemon.promote import Order, roll_back
 from daemon.rebuild import Due, Standing, Trained, choose, kept, outstanding, rebuild_due, standing
 from daemon.runtime import Runtime
@@ -25,26 +26,37 @@ from tests.daemon.measured import GOOD
 from tests.store.conftest import completion, event
 
 
+def stands(since: int, kl: float | None = 0.1, path: float = 0.1, asked: str | None = None) -> Standing:
+    return Standing(since, kl, path, asked)
+
+
 @pytest.mark.parametrize(
     ("found", "every", "at", "why"),
     [
         (None, 1, 0.0, None),
-        (Standing(0, 0.1), 5, 0.8, None),
-        (Standing(4, 0.1), 5, 0.8, None),
-        (Standing(5, 0.1), 5, 0.8, "5 adapters were promoted"),
-        (Standing(6, 0.1), 5, 0.8, None),
-        (Standing(10, 0.1), 5, 0.8, "10 adapters were promoted"),
-        (Standing(5, 0.1), 0, 0.8, None),
-        (Standing(0, 0.1), 1, 0.8, None),
-        (Standing(1, 0.35), 5, 0.8, None),
-        (Standing(1, 0.361), 5, 0.8, "0.361 nats/token from base"),
-        (Standing(1, 0.44), 5, 1.0, None),
-        (Standing(1, None), 5, 0.0, None),
-        (Standing(1, None, "ann was forgotten"), 0, 9.0, "ann was forgotten"),
+        (stands(0), 5, 0.8, None),
+        (stands(4), 5, 0.8, None),
+        (stands(5), 5, 0.8, "5 candidates were trained"),
+        (stands(6), 5, 0.8, "6 candidates were trained"),
+        (stands(5), 0, 0.8, None),
+        (stands(0), 1, 0.8, None),
+        (stands(1, 0.35), 5, 0.8, None),
+        (stands(1, 0.361), 5, 0.8, "0.361 nats/token from base"),
+        (stands(1, 0.44), 5, 1.0, None),
+        (stands(1, None), 5, 0.8, None),
+        (stands(1, path=1.19), 5, 0.8, None),
+        (stands(1, path=1.21), 5, 0.8, "path from base is 1.21 nats/token, 1.2 is"),
+        (stands(0, path=1.6), 0, 0.8, "path from base is 1.6 nats/token"),
+        (stands(0, path=1.49), 0, 9.0, None),
+        (stands(0, path=1.5), 0, 9.0, "1.5 is where one is due"),
+        (stands(0, path=math.nan), 0, 9.0, "path from base is not known"),
+        (stands(0, path=math.inf), 0, 9.0, "path from base is not known"),
+        (stands(1, asked="ann was forgotten"), 0, 9.0, "ann was forgotten"),
     ],
 )
 def test_when_a_rebuild_is_due(found: Standing | None, every: int, at: float, why: str | None) -> None:
-    due = rebuild_due(found, every=every, at=at, kl_base_hard=0.45)
+    limits = GateConfig(kl_base_hard=0.45, kl_path_hard=1.5)
+    due = rebuild_due(found, every=every, at=at, limits=limits)
     assert (due is None) == (why is None)
     if due is not None and why is not None:
         assert why in due.why
@@ -150,7 +162,7 @@ def runtime(store: Store, tmp_path: Path) -> Runtime:
         store,
         FakeEngine(FakeLimits(verify=False)),
         tmp_path,
-        feedback={"never_train": 0.0, "min_examples": 2},
+        feedback={"never_train": 0.0, "min_examples": 2, "min_contrast": 0.0},
         judge={"enabled": False},
         policies={"train": {"rebuild_every": 2, "free_memory_mb": 0}},
     )
@@ -202,17 +214,17 @@ async def three(runtime: Runtime) -> list[Iteration]:
     return ended
 
 
-def test_promotions_are_counted_back_to_the_one_from_base(runtime: Runtime) -> None:
+def test_candidates_are_counted_back_to_the_one_from_base(runtime: Runtime) -> None:
     assert standing(runtime.store) is None
 
     async def work() -> None:
         await three(runtime)
         found = standing(runtime.store)
-        assert found == Standing(2, 0.1)
+        assert found == Standing(2, 0.1, pytest.approx(0.2))
         rebuild.request(runtime.store, "ann was forgotten", at=runtime.clock())
         assert rebuild.due_now(runtime) == Due("it was asked for (ann was forgotten)", asked_for=True)
         await roll_back(runtime, None, Order("ann", "dull"))
-        assert standing(runtime.store) == Standing(1, 0.1, "ann was forgotten")
+        assert standing(runtime.store) == Standing(2, 0.1, pytest.approx(0.15), "ann was forgotten")
 
     run(work, runtime)
 
@@ -223,8 +235,8 @@ def test_a_due_iteration_trains_two_candidates_and_keeps_the_better_one(runtime:
     async def work() -> None:
         await three(runtime)
         it = await collected(runtime, "yes-new", "no-new")
-        assert it.counts["rebuild"]["why"].startswith("2 adapters were promoted")
-        assert "trained from base: 2 adapters" in (store.iterations.stages(it.id)[-1].note or "")
+        assert it.counts["rebuild"]["why"].startswith("2 candidates were trained")
+        assert "trained from base: 2 candidates" in (store.iterations.stages(it.id)[-1].note or "")
         first, second = (read_snapshot(runtime.run_directory(it.id, rebuilt=r)) for r in (False, True))
         assert runtime.run_directory(it.id, rebuilt=True).name == "0004-rebuild"
         assert (first.spec.start, second.spec.start) == ("incumbent", "base")
@@ -249,7 +261,7 @@ def test_a_due_iteration_trains_two_candidates_and_keeps_the_better_one(runtime:
         assert store.metrics.get(it.id)["kl/base_token"] == 0.01
         (told,) = [entry for entry in store.audit.list() if entry.action == "pass over"]
         assert told.subject == first.spec.version and second.spec.version in told.reason
-        assert standing(store) == Standing(0, 0.01)
+        assert standing(store) == Standing(0, 0.01, 0.01)
         # What only the rebuilt one learned counts, for it is what is served.
         assert store.feedback.unused() == []
         assert it.id in [one.id for one in store.iterations.trained_by("c-yes00")]
@@ -317,5 +329,69 @@ def test_a_rebuilt_adapter_rolls_back_to_what_was_served_before_it(runtime: Runt
         it = await collected(runtime, "yes-new", "no-new")
         await finish(runtime, it, rebuilt={"kl/base_token": 0.01})
         assert await roll_back(runtime, None, Order("ann", "dull")) == before
+
+    run(work, runtime)
+
+
+async def iterate(runtime: Runtime, name: str, **metrics: dict[str, float]) -> tuple[bool, Iteration]:
+    """One more iteration: whether a rebuild was trained in it, and how it ended."""
+    it = await collected(runtime, f"yes-{name}", f"no-{name}")
+    return "rebuild" in it.counts, await finish(runtime, it, **metrics)
+
+
+BAD = {"kl/base_token": 9.0}
+
+
+def test_a_lost_rebuild_comes_again_after_so_many_candidates_promoted_or_not(runtime: Runtime) -> None:
+    """Rebuilds are due after two candidates. Rejections neither put one off nor bring one each time."""
+
+    async def work() -> list[tuple[bool, Stage]]:
+        await three(runtime)
+        better = {"kl/base_token": 0.01}
+        ended = [
+            await iterate(runtime, "d", continued=better),  # the rebuilt one is lost to the continued one
+            await iterate(runtime, "e", continued=BAD),
+            await iterate(runtime, "f", continued=BAD, rebuilt=BAD),  # rejected, and so is the rebuilt one
+            await iterate(runtime, "g", continued=BAD),
+            await iterate(runtime, "h", continued=BAD),
+            await iterate(runtime, "i", continued=BAD, rebuilt=better),
+        ]
+        return [(tried, it.stage) for tried, it in ended]
+
+    active, rejected = Stage.ACTIVE, Stage.REJECTED
+    assert run(work, runtime) == [
+        (True, active),
+        (False, rejected),
+        (True, rejected),
+        (False, rejected),
+        (False, rejected),
+        (True, active),
+    ]
+
+
+@pytest.mark.parametrize("step", [math.nan, 1.5], ids=["older than the ledger", "used up"])
+def test_a_path_that_is_unknown_or_used_up_is_left_by_a_rebuild(
+    store: Store, tmp_path: Path, step: float
+) -> None:
+    """Also where none is due by number: continued candidates fail, and the rebuilt one begins a path of its own."""
+    runtime = runtime_with(
+        store,
+        FakeEngine(FakeLimits(verify=False)),
+        tmp_path,
+        feedback={"never_train": 0.0, "min_examples": 2, "min_contrast": 0.0},
+        judge={"enabled": False},
+        policies={"train": {"rebuild_every": 0, "free_memory_mb": 0}},
+    )
+
+    async def work() -> None:
+        store.metrics.add((await three(runtime))[-1].id, {"kl/step_token": step})
+        found = standing(store)
+        assert found is not None and not found.path < runtime.config.daemon.gate.kl_path_hard
+        tried, ended = await iterate(runtime, "d")
+        assert tried and ended.stage is Stage.ACTIVE
+        assert "(continued: reject" in (ended.reason or "")
+        found = standing(store)
+        assert found is not None and found.path == pytest.approx(0.1)
+        assert (await iterate(runtime, "e"))[0] is False
 
     run(work, runtime)

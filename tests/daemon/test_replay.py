@@ -19,7 +19,7 @@ def runtime_of(store: Store, directory: Path, **train: float) -> Runtime:
         store,
         FakeEngine(FakeLimits(verify=False)),
         directory,
-        feedback={"never_train": 0.0, "min_examples": 2},
+        feedback={"never_train": 0.0, "min_examples": 2, "min_contrast": 0.0},
         judge={"enabled": False},
         policies={"train": train},
     )

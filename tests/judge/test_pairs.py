@@ -179,8 +179,26 @@ def test_too_little_and_one_sided_data_say_what_would_mend_them() -> None:
     downs = build([said(answer(f"a{n}"), "thumb", False) for n in range(6)], {}, ALL)
     both = build([said(answer(f"a{n}"), "thumb", n % 2 == 0) for n in range(6)], {}, ALL)
     assert "min_examples" in (shortage(few, ALL) or "")
-    assert "thumbs down" in (shortage(downs, ALL) or "")
+    assert "thumbs up" in (shortage(downs, ALL) or "")
     assert shortage(both, ALL) is None
+
+
+@pytest.mark.parametrize(
+    ("ups", "downs", "mended_by"),
+    [(20, 0, "thumbs down"), (19, 1, "thumbs down"), (1, 19, "thumbs up"), (18, 2, None), (2, 18, None)],
+)
+def test_votes_of_nearly_one_sign_are_refused_with_what_would_mend_it(
+    ups: int, downs: int, mended_by: str | None
+) -> None:
+    votes = [said(answer(f"a{n}"), "thumb", n < ups) for n in range(ups + downs)]
+    missing = shortage(build(votes, {}, ALL), ALL)
+    assert (missing is None) if mended_by is None else (missing is not None and mended_by in missing)
+
+
+def test_pairs_are_contrast_enough() -> None:
+    liked = [said(answer(f"a{n}"), "thumb", True) for n in range(9)]
+    edited = said(answer("b"), "edit", "In boiling water, for seven minutes.")
+    assert shortage(build([*liked, edited], {}, ALL), ALL) is None
 
 
 def test_counts_name_people_and_sides() -> None:
