@@ -148,9 +148,7 @@ def ever_said(runtime: Runtime) -> Preferences:
     return build_preferences(evidence, others, config.model_copy(update={"max_examples": everything}))
 
 
-def build(
-    runtime: Runtime, iteration: Iteration, adapter: str | None, spent: int = 0
-) -> tuple[Scorer, ...]:
+def build(runtime: Runtime, iteration: Iteration, adapter: str | None, spent: int = 0) -> tuple[Scorer, ...]:
     """The configured scorers on the judge's weights. `spent`: calls of an external judge that were made before."""
     settings = runtime.config.judge
     left = max(0, settings.external.max_calls - spent)
