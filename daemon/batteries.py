@@ -53,6 +53,23 @@ def operator_probes(path: Path) -> list[Pattern]:
     return found
 
 
+def check_probes(path: Path, model: Path) -> None:
+    """Try the operator's probes on the chat template of the base model.
+
+    Args:
+        model: the base model's directory.
+
+    Raises:
+        ConfigError: it takes no such conversation; names the probe.
+    """
+    from policies.askable import refusal  # brings transformers, which the command line does without
+    from policies.chat import load_tokenizer
+
+    refused = refusal(operator_probes(path), load_tokenizer(model))
+    if refused is not None:
+        raise ConfigError(f"{KEY}: {path}: {refused}", param=KEY)
+
+
 def _probe(line: str, source: str, number: int) -> Pattern:
     """One line as an item of the group `operator`, called by its line where it has no id of its own."""
     try:

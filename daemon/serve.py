@@ -21,7 +21,7 @@ from api.app import create_app
 from api.auth import load_keys
 from api.views import JUDGING
 from daemon import lineage, vllm_server
-from daemon.batteries import battery_of
+from daemon.batteries import battery_of, check_probes
 from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.live import restore_canary
@@ -124,6 +124,8 @@ async def runtime_of(config: Config, store: Store) -> AsyncIterator[Runtime]:
         log.warning("%d answers were cut off by the last stop and are marked failed", lost)
     log.info("loading %s", config.policies.engine.model)
     model, digest = await asyncio.to_thread(resolve_base, config.policies.engine, config.store.directory)
+    if config.daemon.gate.battery is not None:
+        await asyncio.to_thread(check_probes, config.daemon.gate.battery, model)
     async with model_server(config, model) as server:
         engine = build_engine(config.policies.engine, model, digest, server)
         try:

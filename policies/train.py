@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from policies.adapters import CONFIG, WEIGHTS, read_tensors, save_adapter
 from policies.anchor import Watch
+from policies.askable import refusal
 from policies.batches import Encoder, Item, Row
 from policies.chat import load_tokenizer
 from policies.child import die_with_parent, owning, sweep, yield_cpu
@@ -42,7 +43,7 @@ from policies.spec import (
     read_snapshot,
     write_manifest,
 )
-from store.errors import HonedError
+from store.errors import HonedError, TrainingFailed
 from store.failpoints import failpoint
 from store.files import write_json
 
@@ -94,6 +95,8 @@ def run(run_dir: Path) -> None:
     journal = Journal(run_dir / PROGRESS, {})
     with journal.phase("load"):
         encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
+        if refused := refusal(snapshot.battery, encoder.tokenizer):
+            raise TrainingFailed(refused)
         items = encoder.items(snapshot.examples)
         learner = load_learner(spec)
         failpoint("trainer.loaded")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from daemon.batteries import battery_of, operator_probes, shipped_battery
+from daemon.batteries import battery_of, check_probes, operator_probes, shipped_battery
 from policies.battery import Flip, Passage
+from policies.chat import load_tokenizer
 from store.errors import ConfigError
 
 GOOD = {"prompt": "Who are you?", "must": ["honed"]}
@@ -84,6 +85,19 @@ def test_a_bad_probe_is_told_by_file_line_and_field(tmp_path: Path, row: Any, to
         operator_probes(path)
     assert str(caught.value).startswith(f"daemon.gate.battery: {path}, line 2: ")
     assert told in str(caught.value)
+    assert caught.value.param == "daemon.gate.battery"
+
+
+def test_a_probe_that_the_models_template_refuses_stops_the_start(tmp_path: Path, tiny_model: Path) -> None:
+    path = written(tmp_path, GOOD, {"id": "twice", "prompt": [*TURNS, *TURNS], "must": ["x"]})
+    check_probes(path, tiny_model)
+    strict = tmp_path / "model"
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% if messages|length > 1 %}{{ raise_exception('one turn') }}{% endif %}x"
+    tokenizer.save_pretrained(strict)
+    with pytest.raises(ConfigError, match="battery item operator-twice: .*one turn") as caught:
+        check_probes(path, strict)
+    assert str(caught.value).startswith(f"daemon.gate.battery: {path}: ")
     assert caught.value.param == "daemon.gate.battery"
 
 
