@@ -10,15 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from daemon import ledger
 from daemon.gate import Decision, Outcome
+from daemon.limits import GateConfig
 from daemon.promote import PassedOver
 from daemon.runtime import Known
 from policies.spec import Report
 from store.db import Store
-from store.records import Adapter
+from store.records import SETTLED_STAGES, Adapter, Stage
 
 #: Key of the request in the store's state; see `request`.
 REBUILD = "rebuild"
+#: Stages of iterations whose candidate came to a verdict, whatever it was and whatever became of it since.
+JUDGED = SETTLED_STAGES - {Stage.FAILED, Stage.ABORTED}
+#: Newest iterations among which the last rebuild is looked for.
+LOOK_BACK = 500
 FROM_BASE, KL_BASE, AUC_LOW = "train/from_base", "kl/base_token", "heldout/auc_low"
 
 
@@ -26,12 +32,13 @@ FROM_BASE, KL_BASE, AUC_LOW = "train/from_base", "kl/base_token", "heldout/auc_l
 class Standing:
     """What is served, as far as a rebuild depends on it.
 
-    `promoted_since`: adapters in its line since the last trained from base. `kl_base`: nats/token, where measured.
-    `asked_for`: why an operator or a deletion wants a rebuild that has not come about yet.
+    `trained_since`: see there. `kl_base`: nats/token, where measured. `path`: nats/token from base by every step, NaN
+    where it is not known. `asked_for`: why an operator or a deletion wants a rebuild that has not come about yet.
     """
 
-    promoted_since: int
+    trained_since: int
     kl_base: float | None
+    path: float
     asked_for: str | None = None
 
 
@@ -45,25 +52,34 @@ class Due:
     which still holds it."""
 
 
-def rebuild_due(standing: Standing | None, *, every: int, at: float, kl_base_hard: float) -> Due | None:
+def rebuild_due(standing: Standing | None, *, every: int, at: float, limits: GateConfig) -> Due | None:
     """Whether this iteration trains a second candidate from base, and why.
+
+    A path only grows, and no candidate that continues one that is used up, or unknown, can pass the gate: a rebuild
+    is the only way out, and due until one is served, whatever `every` and however large `at`.
 
     Args:
         standing: None where base is served: every candidate is from base then.
-        every: promotions between rebuilds, 0 for never.
-        at: share of `kl_base_hard` (nats/token) from which on the incumbent is too far from base.
+        every: candidates between rebuilds, 0 for never.
+        at: share of the hard limits of distance and path from which on the incumbent is too far from base.
     """
     if standing is None:
         return None
     if standing.asked_for is not None:
         return Due(f"it was asked for ({standing.asked_for})", asked_for=True)
-    limit = at * kl_base_hard
-    if standing.kl_base is not None and standing.kl_base >= limit:
+    distance, path = at * limits.kl_base_hard, min(at, 1.0) * limits.kl_path_hard
+    if standing.kl_base is not None and standing.kl_base >= distance:
         return Due(
-            f"the incumbent is {standing.kl_base:.3g} nats/token from base, {limit:.3g} is where one is due"
+            f"the incumbent is {standing.kl_base:.3g} nats/token from base, {distance:.3g} is where one is due"
         )
-    if every and standing.promoted_since and standing.promoted_since % every == 0:
-        return Due(f"{standing.promoted_since} adapters were promoted since the last one trained from base")
+    if not math.isfinite(standing.path):
+        return Due("the incumbent's path from base is not known, and what continues it cannot pass")
+    if standing.path >= path:
+        return Due(
+            f"the incumbent's path from base is {standing.path:.3g} nats/token, {path:.3g} is where one is due"
+        )
+    if every and standing.trained_since >= every:
+        return Due(f"{standing.trained_since} candidates were trained since the last one from base")
     return None
 
 
@@ -74,9 +90,9 @@ def request(tx: Store, reason: str, *, at: float) -> None:
 
 def due_now(runtime: Known) -> Due | None:
     """Whether the iteration that is being collected trains two candidates."""
-    train, hard = runtime.config.policies.train, runtime.config.daemon.gate.kl_base_hard
+    train, limits = runtime.config.policies.train, runtime.config.daemon.gate
     found = standing(runtime.store)
-    return rebuild_due(found, every=train.rebuild_every, at=train.rebuild_at, kl_base_hard=hard)
+    return rebuild_due(found, every=train.rebuild_every, at=train.rebuild_at, limits=limits)
 
 
 def counts(due: Due | None) -> dict[str, Any]:
@@ -98,7 +114,29 @@ def standing(store: Store) -> Standing | None:
     asked = store.state.get(REBUILD)
     begun = store.iterations.get(line[-1].iteration).created_at if line[-1].iteration is not None else 0.0
     metrics = store.metrics.get(active.iteration) if active.iteration is not None else {}
-    return Standing(len(line) - 1, metrics.get(KL_BASE), outstanding(asked, begun))
+    path = ledger.path(ledger.ledger_of(store, active.version))
+    return Standing(trained_since(store), metrics.get(KL_BASE), path, outstanding(asked, begun))
+
+
+def trained_since(store: Store) -> int:
+    """Iterations that came to a verdict since the last that kept a candidate from base; or since the last that kept
+    another one over it, this one included.
+
+    Whatever the verdict: if only promotions counted, a rebuild that was lost, or whose iteration was rejected, would
+    wait for more of them, and where every continued candidate is rejected none ever comes. This way no more than one
+    iteration in `every` pays for a second candidate, and none waits for ever.
+    """
+    count = 0
+    for one in store.iterations.list(limit=LOOK_BACK):
+        kept = store.adapters.find(one.candidate or "")
+        if one.stage not in JUDGED or kept is None:
+            continue
+        if from_base(store, kept):
+            break
+        count += 1
+        if REBUILD in one.counts:
+            break
+    return count
 
 
 def line_of(store: Store, active: Adapter) -> list[Adapter]:

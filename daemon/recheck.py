@@ -28,7 +28,6 @@ from store.records import (
     CompletionStatus,
     Iteration,
     Sampling,
-    Stage,
 )
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 CONTEST, CONTEST_BASE, CONTEST_GOLDEN = "contest", "contest_base", "contest_golden"
 #: Under which key of an iteration's report its comparisons are kept, row by row.
 ROWS = "contest"
-#: Newest iterations looked at for promotions.
+#: Newest moves of the pointer looked at for promotions.
 LOOK_BACK = 500
 
 
@@ -77,8 +76,7 @@ def opponents(store: Store, *, every: int, golden: str | None) -> list[Opponent]
     """
     if every == 0:
         return []
-    promoted = [one for one in store.iterations.list(limit=LOOK_BACK) if promotion(one)][:every]
-    compared = [compared_with(store, one) for one in promoted]
+    compared = [compared_with(store, version) for version in promotions(store)[:every]]
     wanted = [(Opponent(CONTEST_BASE, None), every)]
     pinned = None if golden is None else store.adapters.find(golden)
     if pinned is not None and pinned.status in SERVABLE:
@@ -90,18 +88,25 @@ def opponents(store: Store, *, every: int, golden: str | None) -> list[Opponent]
     ]
 
 
-def promotion(iteration: Iteration) -> bool:
-    """Whether its candidate came to serve everybody, for however long."""
-    return iteration.stage in (Stage.ACTIVE, Stage.ROLLED_BACK)
+def promotions(store: Store) -> list[str]:
+    """Versions that came to serve everybody, for however long, the one that did so last first.
+
+    By the moves of the pointer: a canary that was rolled back served some people only, though its iteration ends like
+    that of an adapter which served all. Going back to a version, or taking it up again, promotes nothing new.
+    """
+    moves = store.adapters.activations(limit=LOOK_BACK)
+    first_moves = dict.fromkeys(move.version for move in reversed(moves) if move.version is not None)
+    return list(first_moves)[::-1]
 
 
-def compared_with(store: Store, iteration: Iteration) -> set[Opponent]:
-    """What an iteration's candidate was held against."""
-    rows = (store.iterations.report(iteration.id) or {}).get(ROWS, [])
+def compared_with(store: Store, version: str) -> set[Opponent]:
+    """What a version was held against before it was served."""
+    iteration = store.adapters.get(version).iteration
+    rows = (store.iterations.report(iteration or 0) or {}).get(ROWS, [])
     return {
         Opponent(row["contest"], None if row["against"] == BASE else row["against"])
         for row in rows
-        if row["candidate"] == iteration.candidate
+        if row["candidate"] == version
     }
 
 

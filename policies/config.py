@@ -130,10 +130,11 @@ class TrainConfig(BaseModel):
     """Share of them that are answers of the base itself, kept likely, against forgetting what base could do. Fewer
     where fewer are logged; none before anything was learned. 0 takes none."""
     rebuild_every: int = Field(default=5, ge=0)
-    """After so many promotions since the last adapter trained from base, and every so many more, an iteration trains
-    a second candidate from base on all feedback, and the better one is kept. 0: never for this reason."""
+    """After so many candidates since the last one from base, promoted or not, an iteration trains a second candidate
+    from base on all feedback, and the better one is kept. 0: never for this reason."""
     rebuild_at: float = Field(default=0.8, gt=0)
-    """The same when the incumbent's KL to the base has reached this share of daemon.gate.kl_base_hard."""
+    """The same when the incumbent's KL to the base, or the path of its steps, has reached this share of
+    daemon.gate.kl_base_hard or kl_path_hard (of the path's 1 at most), or the path is not known."""
     rebuild_examples: int = Field(default=512, ge=2)
     """Examples that a rebuilt candidate learns from: all new ones, and past ones up to so many together."""
     max_length: int = Field(default=1024, ge=16)

@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from daemon import judging
 from daemon.contest import contest
 from daemon.gate import Outcome
-from daemon.recheck import CONTEST_BASE, CONTEST_GOLDEN, Opponent, check_golden, due, opponents
+from daemon.recheck import (
+    CONTEST_BASE,
+    CONTEST_GOLDEN,
+    Opponent,
+    check_golden,
+    due,
+    opponents,
+    promotions,
+)
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
 from store.errors import ConfigError
 from store.records import AdapterStatus, Iteration, Source, Stage
-from tests.daemon.conftest import Stale, run, runtime_with, settle_one
+from tests.daemon.conftest import Stale, candidate_of, run, runtime_with, settle_one
 from tests.daemon.contested import contested_report
 from tests.daemon.taste import Made, good
 from tests.daemon.test_contest import licence
@@ -67,13 +75,17 @@ def test_if_every_due_comparison_is_made_there_is_one_in_every_few_promotions(
     )
 
 
-def ended(store: Store, stage: Stage, *against: Opponent) -> None:
-    """An iteration that ended, its candidate compared with these."""
+def ended(store: Store, stage: Stage, *against: Opponent, served: bool | None = None) -> str:
+    """An iteration that ended, its candidate compared with these. `served`: by everybody; by default if active."""
     begun = store.iterations.begin(trigger="test", incumbent=None, config={})
     name = version(begun.id)
     rows = [{"contest": one.name, "against": one.label, "candidate": name} for one in against]
     store.iterations.save_report(begun.id, {"contest": rows})
     store.iterations.move(begun.id, stage, changes={"candidate": name})
+    store.adapters.add(candidate_of(begun, name))
+    if served if served is not None else stage is Stage.ACTIVE:
+        store.adapters.activate(name, actor="gate", reason="fine")
+    return name
 
 
 def test_base_is_due_at_the_fifth_promotion_and_whoever_was_rejected_does_not_count(store: Store) -> None:
@@ -84,10 +96,34 @@ def test_base_is_due_at_the_fifth_promotion_and_whoever_was_rejected_does_not_co
     assert opponents(store, every=5, golden=None) == [BASE]
     ended(store, Stage.REJECTED, BASE)
     assert opponents(store, every=5, golden=None) == [BASE], "the next candidate is due in its place"
-    ended(store, Stage.ROLLED_BACK, BASE)
+    ended(store, Stage.ROLLED_BACK, BASE, served=True)
     assert opponents(store, every=5, golden=None) == []
     assert opponents(store, every=1, golden=None) == [BASE]
     assert opponents(store, every=0, golden=None) == []
+
+
+def test_a_canary_that_was_rolled_back_leaves_the_comparison_due_to_the_next(store: Store) -> None:
+    """It never served everybody: of five promotions one is to be compared, and this is none of them."""
+    for _ in range(4):
+        ended(store, Stage.ACTIVE)
+    ended(store, Stage.ROLLED_BACK, BASE, served=False)
+    assert opponents(store, every=5, golden=None) == [BASE]
+    ended(store, Stage.ACTIVE, BASE)
+    assert opponents(store, every=5, golden=None) == []
+
+
+def test_a_version_is_promoted_once_however_often_the_pointer_comes_back_to_it(store: Store) -> None:
+    names = [ended(store, Stage.ACTIVE) for _ in range(3)]
+    for name in (names[0], None, names[2]):
+        store.adapters.activate(name, actor="ann", reason="to and fro")
+    assert promotions(store) == names[::-1]
+    assert opponents(store, every=5, golden=None) == []
+    # One that was held for a person counts from when it was promoted.
+    waiting = ended(store, Stage.HELD, BASE)
+    ended(store, Stage.ACTIVE)
+    assert opponents(store, every=5, golden=None) == [BASE]
+    store.adapters.activate(waiting, actor="ann", reason="looks well")
+    assert promotions(store)[0] == waiting and opponents(store, every=5, golden=None) == []
 
 
 def test_being_held_against_an_incumbent_that_is_base_is_no_recheck(store: Store) -> None:
@@ -116,7 +152,7 @@ def test_another_golden_adapter_starts_anew_and_a_retired_one_is_left_alone(runt
     ended(runtime.store, Stage.ACTIVE, GOLDEN)
     other = Opponent(CONTEST_GOLDEN, version(2))
     assert opponents(runtime.store, every=9, golden=version(2)) == [other]
-    runtime.store.adapters.activate(None, actor="t", reason="t", retire_as=AdapterStatus.RETIRED)
+    runtime.store.adapters.mark(version(2), AdapterStatus.RETIRED)
     assert opponents(runtime.store, every=9, golden=version(2)) == []
 
 
