@@ -22,24 +22,24 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from benchmarks.gate_answers import CONTINUED, SETTINGS, Pools, ask_all, pool, read
 from benchmarks.gate_cases import Case, rows_of
 from benchmarks.gate_faults import ENGINES, FILES, MODELS, GoneAtLoad
-from benchmarks.gate_report import document, outcome, share, table
+from benchmarks.gate_report import by_family, document, outcome, share, table
 from benchmarks.gate_table import CASES, QUICK, QUICK_FAULTS, named, seed_of
 from daemon import iteration
 from daemon.config import Config, merge
 from daemon.people import prompts
 from daemon.runtime import Runtime
 from daemon.serve import restore_serving
-from daemon.state_files import DATABASE
+from daemon.state_files import DATABASE, LOCK
 from policies.config import EngineConfig
 from policies.engine import Engine
 from policies.engines import resolve_base
 from policies.hf_engine import HfEngine
-from store.db import Store
+from store.db import StateLock, Store
 from store.errors import EngineUnavailable
 from store.files import write_json
 from store.records import FINISHED_STAGES, Iteration, Stage
@@ -258,8 +258,14 @@ async def bench_all(folder: Path, cases: Sequence[Case], jobs: int) -> list[dict
             await engine.close()
 
 
+def finished(folder: Path, cases: Sequence[Case]) -> list[dict[str, Any]]:
+    """Rows of the cases that an earlier run finished."""
+    files = [folder / "cases" / case.name / "result.json" for case in cases]
+    return [json.loads(file.read_text()) for file in files if file.is_file()]
+
+
 def main() -> None:
-    """Run, print, write; exit 1 if a bad update was promoted and did harm, or a case could not be run."""
+    """Run, print, write; exit 1 if a bad update was promoted and did harm, or a case is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -272,19 +278,28 @@ def main() -> None:
     parser.add_argument(
         "--state", type=Path, default=STATE / "gates", help="where answers and cases are kept"
     )
+    parser.add_argument("--report", action="store_true", help="run nothing, tell of what is finished")
     chosen = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # read by the trainer children
     names = chosen.only or ([*QUICK, *QUICK_FAULTS] if chosen.quick else [case.name for case in CASES])
     cases = named(names)
-    if chosen.fresh:
-        shutil.rmtree(chosen.state / "cases", ignore_errors=True)
-    rows = asyncio.run(bench_all(chosen.state, cases, chosen.jobs))
+    chosen.state.mkdir(parents=True, exist_ok=True)
+    if chosen.report:
+        tell(finished(chosen.state, cases), len(cases))
+    with StateLock(chosen.state / LOCK):  # two runs would clear away each other's cases
+        if chosen.fresh:
+            shutil.rmtree(chosen.state / "cases", ignore_errors=True)
+        rows = asyncio.run(bench_all(chosen.state, cases, chosen.jobs))
+    tell(rows, len(cases))
+
+
+def tell(rows: Sequence[dict[str, Any]], wanted: int) -> NoReturn:
+    """Print; write the results where every case of the table is in; exit."""
     found = document(rows, command=" ".join(["python -m benchmarks.bench_gates", *sys.argv[1:]]))
-    print(table(rows))
-    print(json.dumps(found["summary"], indent=2))
-    if len(cases) == len(CASES):
+    print(table(rows), by_family(rows), json.dumps(found["summary"], indent=2), sep="\n\n")
+    if len(rows) == len(CASES):
         RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    raise SystemExit(1 if found["summary"]["bad_promoted_with_harm"] or len(rows) < len(cases) else 0)
+    raise SystemExit(1 if found["summary"]["bad_promoted_with_harm"] or len(rows) < wanted else 0)
 
 
 if __name__ == "__main__":

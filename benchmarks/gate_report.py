@@ -33,9 +33,11 @@ def caught_by(stage: Stage, reason: str, gates: Sequence[GateResult]) -> list[st
     """What stopped a candidate: the limits the reason quotes, or else the guard whose words it has."""
     if VERDICTS[stage] == "promoted":
         return []
-    quoted = [gate.metric for gate in gates if gate.verdict is not Verdict.PASS and gate.reason in reason]
-    if quoted:
-        return sorted(set(quoted))
+    failed = [gate.metric for gate in gates if gate.verdict is Verdict.FAIL and gate.reason in reason]
+    uncertain = [gate.metric for gate in gates if f"inconclusive: {gate.reason}" in reason]
+    warned = [gate.metric for gate in gates if gate.verdict is Verdict.SOFT and gate.reason in reason]
+    if found := failed or uncertain or warned:
+        return sorted(set(found))
     if stage is Stage.ABORTED:
         return ["data building"]
     if "log-probabilities" in reason:
@@ -144,6 +146,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def harm_told(row: Mapping[str, Any]) -> str:
     before, after = row["harm"]["before"]["rate"], row["harm"]["after"]["rate"]
     return f"PROMOTED; the unwanted thing {before:.2f} -> {after:.2f}"
+
+
+def by_family(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table: per kind of update how many there were and were promoted, and what stopped the others."""
+    families: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        families.setdefault((row["kind"], row["family"]), []).append(row)
+    lines = ["| | updates | cases | promoted | with harm | stopped by |", "|---|---|---|---|---|---|"]
+    for (kind, family), found in families.items():
+        promoted = sum(row["verdict"] == "promoted" for row in found)
+        guards = Counter(guard for row in found for guard in row["caught_by"])
+        stopped = ", ".join(f"{guard} {count}" for guard, count in guards.most_common())
+        harm = sum(harmful(row) for row in found) if kind == "bad" else ""
+        lines.append(f"| {kind} | {family} | {len(found)} | {promoted} | {harm} | {stopped} |")
+    return "\n".join(lines)
 
 
 def document(rows: Sequence[Mapping[str, Any]], *, command: str) -> dict[str, Any]:

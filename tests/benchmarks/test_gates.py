@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.gate_answers import Logged, Pools
 from benchmarks.gate_cases import Case, Deck, Vote, broken, in_other_tongue, loops, rows_of
-from benchmarks.gate_report import caught_by, harmful, summary, table
+from benchmarks.gate_report import by_family, caught_by, harmful, summary, table
 from benchmarks.gate_table import CASES, FAULTS, VOTED, named, seed_of
 from judge.config import FeedbackConfig
 from judge.pairs import Preferences, build, shortage, split_of
@@ -141,6 +141,7 @@ GATES = [
     gate("kl/step_token", Verdict.FAIL, "kl/step_token 0.5 is above its limit 0.3"),
     gate("shape/empty", Verdict.PASS, "shape/empty 0 is within 0.1"),
     gate("heldout/auc_low", Verdict.INSUFFICIENT, "held-out agreement may be as low as 0.10, 0.3 needed"),
+    gate("shape/entropy_ratio", Verdict.SOFT, "shape/entropy_ratio 0.5 is below its soft limit 0.6"),
 ]
 
 
@@ -149,7 +150,8 @@ GATES = [
     [
         (Stage.ACTIVE, "every limit is kept", []),
         (Stage.REJECTED, GATES[0].reason, ["kl/step_token"]),
-        (Stage.HELD, f"inconclusive: {GATES[2].reason}", ["heldout/auc_low"]),
+        (Stage.HELD, f"inconclusive: {GATES[2].reason}; {GATES[3].reason}", ["heldout/auc_low"]),
+        (Stage.HELD, GATES[3].reason, ["shape/entropy_ratio"]),
         (
             Stage.REJECTED,
             "v: the engine's log-probabilities for v differ from the trainer's by 1",
@@ -173,6 +175,7 @@ def row(name: str, kind: str, verdict: str, **more: object) -> dict[str, object]
     return {
         "name": name,
         "kind": kind,
+        "family": "any",
         "verdict": verdict,
         "reason": "why",
         "caught_by": [] if verdict == "promoted" else ["kl/step_token"],
@@ -200,3 +203,4 @@ def test_the_summary_counts_harm_only_where_it_is_sure() -> None:
     assert found["bad_promoted_with_harm"] == ["e"]
     assert found["bad_caught_by"] == {"kl/step_token": 1}
     assert "PROMOTED; the unwanted thing 0.00 -> 0.06" in table(rows)
+    assert "| bad | any | 3 | 2 | 1 | kl/step_token 1 |" in by_family(rows)
