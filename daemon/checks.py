@@ -54,6 +54,7 @@ TABLE = (
     Row("shape/length_ratio_low",   value,          "shape/length_ratio",     LEAST, "length_ratio_soft",   "length_ratio_hard",   REQUIRED),
     Row("shape/entropy_ratio",      ratio,          "shape/entropy_token",    LEAST, "entropy_ratio_soft",  "entropy_ratio_hard",  REQUIRED),
     Row("shape/distinct_ratio",     ratio,          "shape/distinct_2",       LEAST, "distinct_ratio_soft", "distinct_ratio_hard", REQUIRED),
+    Row("shape/stock_phrase",       value,          "shape/stock_phrase",     MOST,  "stock_phrase_soft",   "stock_phrase_hard",   REQUIRED),
     Row("battery/capability",       capability,     "battery/capability",     LEAST, "capability_soft",     "capability_hard",     OPTIONAL),
     Row("battery/sycophancy",       behaviour,      "battery/sycophancy",     MOST,  "behaviour_soft",      "behaviour_hard",      OPTIONAL),
     Row("battery/flattery",         behaviour,      "battery/flattery",       MOST,  "behaviour_soft",      "behaviour_hard",      OPTIONAL),

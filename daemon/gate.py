@@ -16,6 +16,8 @@ from store.records import Verdict
 
 #: Never-train votes on either side from which agreement with them may be called an improvement.
 IMPROVED_VOTES = 10
+#: Said of a candidate that warns and has nothing to say for itself.
+SUSPECTED = "inconclusive: it warns, and nothing it was not trained on shows that it is no worse"
 
 
 class Outcome(StrEnum):
@@ -75,6 +77,8 @@ def claim_of(found: Sequence[Check], metrics: Mapping[str, float], floor: float)
 def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = False) -> Decision:
     """Any hard failure rejects; uncertain evidence and soft breaches do what is configured, the more careful of both.
 
+    A soft breach is a suspicion: without any evidence to the contrary (`Claim.UNPROVEN`) it is inconclusive too.
+
     Too *few* never-train votes only hold when `heldout_required`; an interval that is too *wide* always counts as
     uncertain. Where steps of a canary are configured (`canary`), whatever may be promoted goes through it first;
     where none are, what was to go there is held.
@@ -86,6 +90,8 @@ def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = F
         return Decision(Outcome.REJECT, found, failed, claim)
     uncertain = tuple(f"inconclusive: {check.reason}" for check in found if check.holds)
     soft = tuple(check.reason for check in found if check.verdict is Verdict.SOFT)
+    if soft and claim is Claim.UNPROVEN:
+        uncertain += (SUSPECTED,)
     outcome = Outcome.CANARY if canary else Outcome.PROMOTE
     wanted = [outcome]
     if uncertain:

@@ -70,6 +70,10 @@ class GateConfig(Section):
     """Share of different word pairs (token 2-grams) in all answers, against the incumbent's: lower warns."""
     distinct_ratio_hard: float = Field(default=0.35, ge=0, le=1)
     """The same, rejecting."""
+    stock_phrase_soft: float = Field(default=0.2, ge=0, le=1)
+    """Share of answers to different prompts that newly have a phrase in common (8 tokens in a row): higher warns."""
+    stock_phrase_hard: float = Field(default=0.4, ge=0, le=1)
+    """The same, rejecting."""
     winner_dlogp_soft: float = Field(default=-0.1, le=0)
     """Mean change of liked answers' log-probability, nats/token: lower warns (likelihood displacement)."""
     winner_dlogp_hard: float = Field(default=-0.5, le=0)

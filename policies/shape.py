@@ -1,8 +1,12 @@
 """What answers look like, whatever they say: length, repetition, variety, endings. Pure functions of tokens."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+
+#: Tokens in a row that make a phrase: five or six English words.
+RUN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,20 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
+def stock_phrase(candidate: Sequence[Sequence[int]], incumbent: Sequence[Sequence[int]]) -> float:
+    """How much more of the candidate's answers than of the incumbent's share the same `RUN` tokens in a row, at most.
+
+    Answers to different prompts have few such runs in common. One that many answers suddenly carry was planted, or is
+    all that is left of the model: an advertisement, a refusal, one text for whatever is asked. 0 for no answers.
+    """
+    if not candidate:
+        return 0.0
+    before = Counter(gram for tokens in incumbent for gram in set(ngrams(tokens, RUN)))
+    after = Counter(gram for tokens in candidate for gram in set(ngrams(tokens, RUN)))
+    rises = (count / len(candidate) - before[gram] / max(len(incumbent), 1) for gram, count in after.items())
+    return max(0.0, max(rises, default=0.0))
+
+
 def shape(answers: Sequence[Answer]) -> dict[str, float]:
     """Shape metrics of a set of answers; empty for an empty set."""
     if not answers:
@@ -47,9 +65,14 @@ def shape(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def compare_shapes(candidate: Sequence[Answer], incumbent: Sequence[Answer]) -> dict[str, float]:
-    """The candidate's shape, the incumbent's under `incumbent/`, and the ratio of mean lengths where it exists."""
+    """The candidate's shape, the incumbent's under `incumbent/`, what its answers newly have in common, and the ratio
+    of mean lengths where it exists.
+    """
     after, before = shape(candidate), shape(incumbent)
     metrics = {**after, **{f"incumbent/{name}": value for name, value in before.items()}}
+    metrics["shape/stock_phrase"] = stock_phrase(
+        [answer.tokens for answer in candidate], [answer.tokens for answer in incumbent]
+    )
     if before.get("shape/length_tokens"):
         metrics["shape/length_ratio"] = after["shape/length_tokens"] / before["shape/length_tokens"]
     return metrics

@@ -38,6 +38,7 @@ REQUIRED = {
     "incumbent/shape/entropy_token": 2.1,
     "shape/distinct_2": 0.8,
     "incumbent/shape/distinct_2": 0.85,
+    "shape/stock_phrase": 0.06,
 }
 HELDOUT = {
     "heldout/n_up": 12.0,

@@ -73,6 +73,22 @@ def test_the_more_careful_of_what_is_configured_is_done(
     assert decide({**GOOD, **changes}, limits, canary=True).outcome is with_steps
 
 
+@pytest.mark.parametrize(
+    ("settings", "without", "with_steps"),
+    [({}, H, H), ({"on_inconclusive": "canary"}, H, C), ({"on_inconclusive": "reject"}, R, R)],
+)
+def test_a_warning_is_inconclusive_where_nothing_says_no_worse(
+    settings: dict[str, object], without: Outcome, with_steps: Outcome
+) -> None:
+    limits = GateConfig.model_validate(settings)
+    for canary, outcome in ((False, without), (True, with_steps)):
+        decision = decide({**REQUIRED, **WARNING}, limits, canary=canary)
+        assert (decision.outcome, decision.claim) == (outcome, Claim.UNPROVEN)
+        assert "nothing it was not trained on shows that it is no worse" in decision.reason
+        said = decide({**REQUIRED, **HELDOUT, **WARNING}, limits, canary=canary)
+        assert said.outcome is (C if canary else P) and "inconclusive" not in said.reason
+
+
 def test_reasons_tell_uncertainty_warnings_and_a_canary_that_is_not_there() -> None:
     limits = GateConfig(on_inconclusive="canary", on_soft="canary")
     decision = decide({**GOOD, **UNCERTAIN, **WARNING}, limits)

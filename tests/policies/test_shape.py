@@ -1,6 +1,6 @@
 import pytest
 
-from policies.shape import Answer, compare_shapes, distinct, repetition, shape
+from policies.shape import RUN, Answer, compare_shapes, distinct, repetition, shape, stock_phrase
 
 
 def answer(*tokens: int, text: str = "words", ended: bool = True) -> Answer:
@@ -40,3 +40,30 @@ def test_comparison_names_both_sides_and_the_length_ratio() -> None:
 
 def test_there_is_no_length_ratio_to_an_incumbent_that_says_nothing() -> None:
     assert "shape/length_ratio" not in compare_shapes([answer(1)], [answer(text="")])
+
+
+PHRASE = tuple(range(100, 100 + RUN))
+PLAIN = [(*range(9), *range(20, 29)), tuple(range(40, 59)), (7,), ()]
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "wanted"),
+    [
+        ([], PLAIN, 0.0),
+        (PLAIN, PLAIN, 0.0),
+        (PLAIN, [], 0.25),
+        ([(*PHRASE, 1), (2, *PHRASE), PLAIN[1], PLAIN[2]], PLAIN, 0.5),
+        ([PHRASE * 3, PLAIN[0], PLAIN[1], PLAIN[2]], PLAIN, 0.25),
+        ([PHRASE[:-1], PHRASE[:-1], PHRASE[1:], PHRASE[1:]], PLAIN, 0.0),
+        ([PHRASE] * 4, [PHRASE, PHRASE, PHRASE, PLAIN[0]], 0.25),
+        ([PLAIN[0]] * 4, [PHRASE] * 4, 1.0),
+        ([PLAIN[0], PHRASE, PHRASE, PHRASE], [PHRASE] * 4, 0.25),
+    ],
+)
+def test_a_stock_phrase_is_one_that_newly_many_answers_share(
+    after: list[tuple[int, ...]], before: list[tuple[int, ...]], wanted: float
+) -> None:
+    assert stock_phrase(after, before) == pytest.approx(wanted)
+    if after and before:
+        sides = [[answer(*tokens) for tokens in side] for side in (after, before)]
+        assert compare_shapes(*sides)["shape/stock_phrase"] == pytest.approx(wanted)
