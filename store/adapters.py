@@ -64,7 +64,10 @@ class Adapters:
         reason: str,
         retire_as: AdapterStatus = AdapterStatus.SUPERSEDED,
     ) -> None:
-        """Move the pointer (None: to base), the statuses of both adapters, and write the move down."""
+        """Move the pointer (None: to base), the statuses of both adapters, and write the move down.
+
+        `retire_as` is what becomes of the version that is left; anything but superseded says that the move went back.
+        """
 
         def work(db: Database) -> None:
             previous = db.execute("select version from active").fetchone()[0]
@@ -74,8 +77,8 @@ class Adapters:
             )
             db.execute("update active set version = ?", [version])
             db.execute(
-                "insert into activations (at, version, previous, actor, reason) values (?, ?, ?, ?, ?)",
-                [self._clock(), version, previous, actor, reason],
+                "insert into activations (at, version, previous, actor, reason, left_as) values (?, ?, ?, ?, ?, ?)",
+                [self._clock(), version, previous, actor, reason, retire_as.value],
             )
 
         self._session.write(work)
@@ -87,8 +90,9 @@ class Adapters:
 
     def activations(self, limit: int = 100) -> Sequence[Activation]:
         """Moves of the pointer, newest first."""
-        sql = "select id, at, version, previous, actor, reason from activations order by id desc limit ?"
-        return [Activation(**dict(row)) for row in self._session.rows(sql, [limit])]
+        sql = "select id, at, version, previous, actor, reason, left_as from activations order by id desc limit ?"
+        rows = [dict(row) for row in self._session.rows(sql, [limit])]
+        return [Activation(**{**row, "left_as": AdapterStatus(row["left_as"])}) for row in rows]
 
 
 def adapter_of(row: Row) -> Adapter:

@@ -259,6 +259,16 @@ def m007_replay(db: Database) -> None:
             where {condition} (e.version is null or e.version = i.candidate)""")
 
 
+@MIGRATIONS()
+def m008_moves_back(db: Database) -> None:
+    db.execute("alter table activations add column left_as text not null default 'superseded'")
+    # Of earlier moves the audit row of the same transaction tells; older releases wrote none for moves at start.
+    db.execute("""
+        update activations set left_as = 'rolled_back' where actor in ('watch', 'start') or exists (
+            select 1 from audit where audit.action = 'rollback' and audit.actor = activations.actor
+              and audit.subject = coalesce(activations.version, 'base') and abs(audit.at - activations.at) < 1)""")
+
+
 def pending(db: Database) -> list[str]:
     """Names of the steps this database still lacks.
 

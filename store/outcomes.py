@@ -4,13 +4,16 @@ Only answers that a person asked for. Texts are left out: whoever decides by the
 answers that were asked with `store: false` count too.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from store.session import Session
 
-VOTES = """
-    select f.principal, f.created_at, f.value
+#: The latest thumb on every answer, whoever gave it; `nth` of its person, from the span's beginning or its end.
+LATEST = """
+    select f.principal, f.created_at, f.value, f.seq,
+      row_number() over (partition by f.principal order by f.seq {direction}) as nth
     from completions c join feedback f on f.completion_id = c.id
     where c.adapter is :version and c.source = 'chat' and f.kind = 'thumb'
       and c.created_at >= :since and f.created_at < :before and f.value != 'null'
@@ -18,20 +21,32 @@ VOTES = """
         select 1 from feedback later
         where later.completion_id = f.completion_id and later.choice_index = f.choice_index
           and later.kind = 'thumb' and later.seq > f.seq and later.created_at < :before)
-    order by f.seq {direction} limit :limit
 """
+VOTES = f"""
+    select principal, created_at, value from ({LATEST})
+    where nth <= :most order by seq {{direction}} limit :limit
+"""
+VOTERS = f"select count(distinct principal) from ({LATEST})"
 #: A failed answer without a latency was cut off, by a stop of the service or because the engine went away under it:
 #: not the version's doing.
-ANSWERS = """
+ENDED = """
+    select c.id, c.rowid as number, c.principal, c.created_at, c.status, c.completion_tokens, c.latency_s,
+      row_number() over (
+        partition by c.principal, cast(c.created_at / :period as integer)
+        order by c.created_at {direction}, c.rowid {direction}) as nth
+    from completions c
+    where c.adapter is :version and c.source = 'chat' and c.created_at >= :since and c.created_at < :before
+      and (c.status in ('done', 'cancelled') or (c.status = 'failed' and c.latency_s is not null))
+"""
+ANSWERS = f"""
     select c.principal, c.created_at, c.status, c.completion_tokens, c.latency_s,
       (select count(*) from completion_choices o where o.completion_id = c.id) as choices,
       exists (select 1 from feedback f where f.completion_id = c.id and f.kind = 'regenerate'
         and f.created_at < :before) as regenerated
-    from completions c
-    where c.adapter is :version and c.source = 'chat' and c.created_at >= :since and c.created_at < :before
-      and (c.status in ('done', 'cancelled') or (c.status = 'failed' and c.latency_s is not null))
-    order by c.created_at {direction}, c.rowid {direction} limit :limit
+    from ({ENDED}) c
+    where c.nth <= :most order by c.created_at {{direction}}, c.number {{direction}} limit :limit
 """
+ASKERS = f"select count(distinct principal) from ({ENDED})"
 #: The latest thumb of everybody on every answer, by who gave the answer.
 THUMBS = """
     select c.adapter as version, sum(f.value = 'true') as up, sum(f.value = 'false') as down,
@@ -80,13 +95,19 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Answers of one version (None: the base) in [since, before); at most `limit`, from its end if `newest`."""
+    """Answers of one version (None: the base) in [since, before), from its end if `newest`.
+
+    Of each person at most `most` (of answers, in every `period` seconds), of these at most `limit`: whoever is busy
+    takes nobody else's place.
+    """
 
     version: str | None
     since: float = 0.0
     before: float = float("inf")
     limit: int = 1000
     newest: bool = False
+    most: int = sys.maxsize
+    period: float = float("inf")
 
 
 class Outcomes:
@@ -100,6 +121,14 @@ class Outcomes:
             for row in self._session.rows(VOTES.format(direction=direction(span)), values(span))
         ]
         return rows[::-1] if span.newest else rows
+
+    def voters(self, span: Span) -> int:
+        """People who voted on answers of the span, however many votes the span is limited to."""
+        return int(self._session.rows(VOTERS.format(direction="asc"), values(span))[0][0])
+
+    def askers(self, span: Span) -> int:
+        """People who asked for answers of the span, likewise."""
+        return int(self._session.rows(ASKERS.format(direction="asc"), values(span))[0][0])
 
     def thumbs(self) -> Sequence[Thumbs]:
         """How every version fared, in the order they were first voted on."""
@@ -134,4 +163,6 @@ def values(span: Span) -> dict[str, str | float | int | None]:
         "since": span.since,
         "before": span.before,
         "limit": span.limit,
+        "most": span.most,
+        "period": span.period,
     }

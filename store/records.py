@@ -177,7 +177,10 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """One move of the pointer to the active adapter; None is the base model."""
+    """One move of the pointer to the active adapter; None is the base model.
+
+    `left_as` is what became of `previous`, told of the base too, which has no status of its own.
+    """
 
     id: int
     at: float
@@ -185,6 +188,12 @@ class Activation:
     previous: str | None
     actor: str
     reason: str
+    left_as: AdapterStatus
+
+    @property
+    def backwards(self) -> bool:
+        """Whether it was a rollback: nobody chose `version` for being better."""
+        return self.left_as is not AdapterStatus.SUPERSEDED
 
 
 class CanaryOutcome(StrEnum):

@@ -43,5 +43,11 @@ def test_the_pointer_moves_with_the_statuses_and_leaves_a_trace(store: Store, cl
         (2000.0, "it0001-00000001", "it0002-00000002", "better"),
         (1000.0, None, "it0001-00000001", "good"),
     ]
+    moves = store.adapters.activations()
+    assert [(move.left_as, move.backwards) for move in moves] == [
+        (AdapterStatus.ROLLED_BACK, True),
+        (AdapterStatus.SUPERSEDED, False),
+        (AdapterStatus.SUPERSEDED, False),
+    ]
     store.adapters.activate(None, actor="ann", reason="base, please")
     assert store.adapters.active() is None

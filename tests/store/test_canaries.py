@@ -123,3 +123,30 @@ def test_answers_tell_failures_retries_length_and_pace(store: Store) -> None:
         Answer("ann", 1.0, failed=True, regenerated=False, length=None, pace=None),
         Answer("ann", 2.0, failed=False, regenerated=True, length=None, pace=None),
     ]
+
+
+def test_of_each_person_so_many_count_before_the_limit(store: Store) -> None:
+    """Whoever is busy takes nobody else's place, from either end of the span."""
+
+    def commit(tx: Store) -> None:
+        people = ["busy"] * 60 + [f"p{number}" for number in range(10)] + ["busy"] * 60
+        for number, person in enumerate(people):
+            name = f"c{number}"
+            row = completion(name, adapter=ONE, created_at=float(number), principal=person)
+            tx.completions.begin(row)
+            tx.completions.finish(
+                name, status=CompletionStatus.DONE, choices=row.choices, usage=(1, 9), latency_s=1.0
+            )
+            tx.feedback.add(event(f"f{number}", name, created_at=float(number), principal=person))
+
+    store.atomic(commit)
+    for newest, kept in ((False, [0.0, 1.0, 2.0]), (True, [127.0, 128.0, 129.0])):
+        span = Span(ONE, limit=20, most=3, newest=newest)
+        for rows in (store.outcomes.votes(span), store.outcomes.answers(span)):
+            assert [row.at for row in rows if row.principal == "busy"] == kept
+            assert sum(row.principal != "busy" for row in rows) == 10
+            assert [row.at for row in rows] == sorted(row.at for row in rows)
+    hourly = store.outcomes.answers(Span(ONE, most=2, period=50.0))
+    assert [row.at for row in hourly if row.principal == "busy"] == [0.0, 1.0, 50.0, 51.0, 100.0, 101.0]
+    assert (store.outcomes.voters(Span(ONE, limit=1)), store.outcomes.askers(Span(ONE, limit=1))) == (11, 11)
+    assert (store.outcomes.voters(Span(None)), store.outcomes.askers(Span(ONE, since=70.0))) == (0, 1)

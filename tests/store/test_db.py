@@ -138,6 +138,38 @@ def test_scores_written_before_they_had_versions_are_kept(tmp_path: Path) -> Non
     assert (kept.scorer, kept.score, kept.version, kept.choice_index) == ("relevance", 0.5, "", 0)
 
 
+def test_earlier_moves_of_the_pointer_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "honed.db"
+    old = Database(str(path))
+    MIGRATIONS.apply(old, stop_before="m008_moves_back")
+    moves = [
+        (1.0, "a", None, "gate", "promote"),
+        (2.0, "b", "a", "ann", "promote"),
+        (3.0, "a", "b", "watch", "rollback"),
+        (4.0, None, "a", "ann", "rollback"),
+        (5.0, "a", None, "ann", "rollback"),
+        # A promotion in the second of somebody else's rollback, and of another subject.
+        (5.5, "a", None, "bob", "promote"),
+        (6.0, "b", "a", "start", None),
+        (9.0, "a", "b", "ann", "promote"),
+    ]
+    for at, version, previous, actor, action in moves:
+        old.conn.execute(
+            "insert into activations (at, version, previous, actor, reason) values (?, ?, ?, ?, '')",
+            [at, version, previous, actor],
+        )
+        if action is not None:
+            old.conn.execute(
+                "insert into audit (at, actor, action, subject, reason, details) values (?, ?, ?, ?, '', '{}')",
+                [at + 0.01, actor, action, version or "base"],
+            )
+    old.conn.commit()
+    old.close()
+    with Store.open(path) as store:
+        found = {move.at: move.backwards for move in store.adapters.activations()}
+    assert found == {1: False, 2: False, 3: True, 4: True, 5: True, 5.5: False, 6: True, 9: False}
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "honed.db"
     with Store.open(path):
