@@ -6,8 +6,8 @@ sides; the probability of a false alarm is shared out among the steps.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -23,8 +23,10 @@ from store.records import BASE, AdapterStatus, Canary, CanaryOutcome, Stage
 ACTOR = "canary"
 #: Where the loop leaves what status pages show of a canary.
 STATE = "canary"
-#: Votes and answers of a step that are looked at, of either side.
-MOST_VOTES, MOST_ANSWERS = 1000, 2000
+#: Where the loop keeps for how long a step was looked at.
+CLOCK = "canary_clock"
+#: Seconds of that between two writes, and a silence that is longer does not count: honed was off, or paused.
+TICK, LONGEST_GAP = 60.0, 600.0
 #: Wealth against "no worse" above which a step is not passed yet, though it is far from harm.
 SUSPICIOUS = 2.0
 
@@ -62,16 +64,37 @@ def next_share(canary: Canary, config: CanaryConfig) -> float | None:
     return min((share for share in config.steps if share > canary.share), default=None)
 
 
-def waits_for(
-    canary: Canary, findings: Sequence[Finding], now: float, config: CanaryConfig
-) -> tuple[str, ...]:
-    """What a step still lacks to be passed."""
+def looked_at(told: Mapping[str, Any] | None, canary: Canary, now: float, *, paused: bool) -> dict[str, Any]:
+    """The clock of a step moved on from what was `told` last: `seconds` that it was looked at, up to `at`.
+
+    Time that honed was off or paused is no time in which people could have decided.
+    """
+    if told is None or (told["canary"], told["step"]) != (canary.id, canary.step):
+        return {"canary": canary.id, "step": canary.step, "seconds": 0.0, "at": now, "paused": paused}
+    gap = now - told["at"]
+    counts = 0 <= gap <= LONGEST_GAP and not told["paused"]
+    return {**told, "seconds": told["seconds"] + (gap if counts else 0.0), "at": now, "paused": paused}
+
+
+def hours(store: Store, canary: Canary, now: float, *, paused: bool) -> float:
+    """How long the step was looked at, this look included; written down once a minute, and when a pause begins or
+    ends.
+    """
+    told = store.state.get(CLOCK)
+    found = looked_at(told, canary, now, paused=paused)
+    kept = ("canary", "step", "paused")
+    if told is None or any(told[name] != found[name] for name in kept) or abs(now - told["at"]) >= TICK:
+        store.state.set(CLOCK, found)
+    return float(found["seconds"]) / 3600
+
+
+def waits_for(findings: Sequence[Finding], hours: float, config: CanaryConfig) -> tuple[str, ...]:
+    """What a step that was looked at for so long still lacks to be passed."""
     thumbs = next(one for one in findings if one.metric == evidence.THUMBS)
     missing = []
     for side, name in ((thumbs.treated, "canary"), (thumbs.control, "incumbent")):
         if side.count < config.votes:
             missing.append(f"{side.count} of {config.votes} votes on the {name}'s answers")
-    hours = (now - canary.step_at) / 3600
     if hours < config.min_hours:
         missing.append(f"{hours:.1f} of {config.min_hours:g} hours")
     missing += [
@@ -81,22 +104,22 @@ def waits_for(
 
 
 def decide(
-    canary: Canary, findings: Sequence[Finding], now: float, config: CanaryConfig, *, paused: bool = False
+    canary: Canary, findings: Sequence[Finding], hours: float, config: CanaryConfig, *, paused: bool = False
 ) -> Verdict:
     """Harm rolls back at once; a step is passed with enough votes and nothing that leans to harm; one that drags on
-    is held. While an operator has paused honed, only harm moves anything.
+    is held (`hours` it was looked at). While an operator has paused honed, only harm moves anything.
     """
     harmed = evidence.harms(findings)
     if harmed:
         return Verdict(Action.ROLL_BACK, harmed)
     if paused:
         return Verdict(Action.WAIT, ("paused by an operator",))
-    missing = waits_for(canary, findings, now, config)
+    missing = waits_for(findings, hours, config)
     if not missing:
         share = next_share(canary, config)
         reasons = (f"no evidence of harm at {canary.share:.0%} of people", findings[0].reason)
         return Verdict(Action.PROMOTE if share is None else Action.WIDEN, reasons, share)
-    if now - canary.step_at >= 3600 * config.max_hours:
+    if hours >= config.max_hours:
         return Verdict(Action.HOLD, (f"undecided for {config.max_hours:g} hours", *missing))
     return Verdict(Action.WAIT, missing)
 
@@ -110,24 +133,35 @@ def arms(store: Store, canary: Canary, config: CanaryConfig) -> tuple[Arm, Arm]:
         def own(principal: str) -> bool:
             return in_canary(principal, canary.version, canary.share) is treated
 
-        votes = store.outcomes.votes(Span(version, canary.step_at, limit=MOST_VOTES))
-        answers = store.outcomes.answers(Span(version, canary.step_at, limit=MOST_ANSWERS))
+        most = evidence.allowed(config.votes_per_person, 1)
+        votes = store.outcomes.votes(Span(version, canary.step_at, limit=evidence.MOST_VOTES, most=most))
+        answers = store.outcomes.answers(evidence.hourly(version, canary.step_at, config.votes_per_person))
         return Arm(
             tuple(vote for vote in votes if own(vote.principal)),
             tuple(answer for answer in answers if own(answer.principal)),
         )
 
     treated, control = arm(canary.version, treated=True), arm(canary.incumbent, treated=False)
-    return evidence.limit_arms(treated, control, config.votes_per_person)
+    people = {vote.principal for vote in (*treated.votes, *control.votes)}
+
+    def limited(side: Arm) -> Arm:
+        return replace(side, votes=evidence.limited(side.votes, config.votes_per_person, people))
+
+    return limited(treated), limited(control)
 
 
 def findings(store: Store, canary: Canary, config: CanaryConfig) -> tuple[Finding, ...]:
-    """Every metric of the step as it stands."""
+    """Every metric of the step as it stands.
+
+    The two sides are different people, of whom some are stricter: with few of them each is bet on for no more votes
+    than with many.
+    """
     trial = evidence.Trial(
         harm=config.harm / max(len(config.steps), 1),
-        shape=evidence.side_by_side(canary.share),
+        share=canary.share,
         length_margin=config.length_margin,
         latency_margin=config.latency_margin,
+        votes_each=config.votes_per_person,
     )
     return evidence.weigh(*arms(store, canary, config), trial)
 

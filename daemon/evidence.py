@@ -17,33 +17,37 @@ import functools
 import math
 import random
 import statistics
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from daemon.matching import Matched, counted, from_history, lasting, match, near, side_by_side
 from judge.evaluate import wilson
-from store.outcomes import Answer, Vote
+from store.outcomes import Answer, Span, Vote
 
 #: Odds ratios bet on, a fifth of the wealth each: from a drop of some ten points to answers that always fail.
 ODDS = (1.5, 2.0, 3.0, 6.0, 20.0)
-#: Most answers of one side beside one of the other: beyond that a further one adds next to nothing.
-WIDEST = 3
-#: Controls left at which history is dealt out one to one; above, more for each answer, below, fewer.
-EVEN = 100
 #: The thumbs' part of the probability of a false alarm: they are what people say, the rest is only counted.
 THUMBS_PART = 0.8
 #: With fewer people than this, each may count for more: a household has no tenth voter.
 FEW_PEOPLE = 10
-#: Answers of a person that count for every vote that does.
+#: People whose harm it takes; all of them where there are fewer.
+HARMED_PEOPLE = 3
+#: Answers of a person that count in an hour for every vote that does.
 ANSWERS_A_VOTE = 10
+#: Votes and answers of one side that are looked at in all. Reading more would take longer than it is worth.
+MOST_VOTES, MOST_ANSWERS = 20_000, 50_000
+#: Seconds within which answers of two sides are matched: what an hour does to both cancels out. Votes are too few for
+#: less than a day.
+NEAR_ANSWERS, NEAR_VOTES = 300.0, 86_400.0
 #: Certainty of the intervals shown with rates.
 CONFIDENCE = 0.9
 #: Wealth is shown up to here.
 MOST_SHOWN = 1e12
 
 THUMBS, REGENERATIONS, ERRORS, LENGTH, LATENCY = "thumbs", "regenerations", "errors", "length", "latency"
-Shape = Callable[[int], tuple[int, int]]
 
 
 class ByPerson(Protocol):
@@ -52,28 +56,11 @@ class ByPerson(Protocol):
     @property
     def principal(self) -> str: ...
 
+    @property
+    def at(self) -> float: ...
+
 
 P = TypeVar("P", bound=ByPerson)
-
-
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """A set of `treated` and `control` answers: `harms` among all of them, `treated_harms` among the treated."""
-
-    treated: int
-    control: int
-    harms: int
-    treated_harms: int
-
-    @property
-    def decisive(self) -> bool:
-        """Whether it can tell the two sides apart."""
-        return 0 < self.harms < self.treated + self.control
-
-    def mirrored(self) -> "Matched":
-        """The same set asked about benefit: harm is what did not happen."""
-        size = self.treated + self.control
-        return Matched(self.treated, self.control, size - self.harms, self.treated - self.treated_harms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +74,11 @@ class Wealth:
 
 
 @functools.cache
+def log_gains(found: Matched) -> tuple[float, ...]:
+    """`log_gain` for each of `ODDS`."""
+    return tuple(log_gain(found, odds) for odds in ODDS)
+
+
 def log_gain(found: Matched, odds: float) -> float:
     """log of the likelihood ratio of a set, odds ratio `odds` against 1, given its number of harms.
 
@@ -95,12 +87,17 @@ def log_gain(found: Matched, odds: float) -> float:
     """
     low = max(0, found.harms - found.control)
     high = min(found.harms, found.treated)
-    total = sum(
-        math.comb(found.treated, j) * math.comb(found.control, found.harms - j) * odds**j
+    logs = [
+        log_comb(found.treated, j) + log_comb(found.control, found.harms - j) + j * math.log(odds)
         for j in range(low, high + 1)
-    )
-    ways = math.comb(found.treated + found.control, found.harms)
-    return found.treated_harms * math.log(odds) + math.log(ways) - math.log(total)
+    ]
+    ways = log_comb(found.treated + found.control, found.harms)
+    return found.treated_harms * math.log(odds) + ways - log_mean_exp(logs) - math.log(len(logs))
+
+
+def log_comb(n: int, k: int) -> float:
+    """log of n over k: sets may be of thousands, which no float can count the ways of."""
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def log_mean_exp(logs: Sequence[float]) -> float:
@@ -117,49 +114,18 @@ def bet(sets: Iterable[Matched]) -> Wealth:
         if not found.decisive:
             continue
         decisive += 1
-        logs = [at + log_gain(found, odds) for at, odds in zip(logs, ODDS, strict=True)]
+        logs = [at + gain for at, gain in zip(logs, log_gains(found), strict=True)]
         peak = max(peak, log_mean_exp(logs))
     return Wealth(log_mean_exp(logs), peak, seen, decisive)
 
 
-def side_by_side(share: float) -> Shape:
-    """Sets where both sides come in together, the treated being `share` of all: as many of each as that makes."""
-    if share <= 0.5:
-        return lambda _: (1, min(WIDEST, max(1, round((1 - share) / share))))
-    return lambda _: (min(WIDEST, max(1, round(share / (1 - share)))), 1)
-
-
-def from_history(left: int) -> tuple[int, int]:
-    """The next set's treated and controls where `left` controls are all there will ever be.
-
-    Plenty are spent to decide soon, the last ones stretched, so that a slow harm is still met by some. It looks at
-    how many are left and at nothing that was voted, as a bet must.
-    """
-    if left >= EVEN:
-        return 1, min(WIDEST, left // EVEN)
-    return min(WIDEST, math.ceil(EVEN / max(left, 1))), 1
-
-
-def match(treated: Sequence[bool], control: Sequence[bool], shape: Shape) -> list[Matched]:
-    """Matched sets in order of arrival, True being harm; what does not fill a set waits."""
-    sets: list[Matched] = []
-    at = beside = 0
-    while True:
-        some, others = shape(len(control) - beside)
-        if at + some > len(treated) or beside + others > len(control):
-            return sets
-        harmed = sum(treated[at : at + some])
-        sets.append(Matched(some, others, harmed + sum(control[beside : beside + others]), harmed))
-        at, beside = at + some, beside + others
-
-
-def exceeding(treated: Sequence[float], control: Sequence[float], margin: float) -> list[Matched]:
-    """Pairs in order of arrival; harm where the treated is more than `margin` times its match, else benefit.
+def exceeds(treated: float, control: float, margin: float) -> Matched:
+    """A pair; harm where the treated is more than `margin` times its match, else benefit.
 
     So "no worse" means that it is so in half of the pairs at the most: a version a little longer or slower does no
     harm, however many answers say so.
     """
-    return [Matched(1, 1, 1, int(a > margin * b)) for a, b in zip(treated, control, strict=False)]
+    return Matched(1, 1, 1, int(treated > margin * control))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,28 +144,32 @@ class Arm:
         return Arm(tuple(votes), tuple(answers))
 
 
-def limited(rows: Sequence[P], most: int) -> tuple[P, ...]:
-    """The first `most` rows of every person."""
+def allowed(most: int, people: int) -> int:
+    """Votes of a person that count among so many people: a household has no tenth voter."""
+    return math.ceil(most * max(1.0, FEW_PEOPLE / max(people, 1)))
+
+
+def limited(rows: Sequence[P], most: int, known: Iterable[str] | None = None) -> tuple[P, ...]:
+    """The first `most` rows of every person; with people `known` before, as many as are `allowed` by then.
+
+    A row that counted goes on to count, whoever comes later: what is looked at only grows.
+    """
+    people = None if known is None else set(known)
     count: Counter[str] = Counter()
     kept = []
     for row in rows:
         count[row.principal] += 1
-        if count[row.principal] <= most:
+        if people is not None:
+            people.add(row.principal)
+        if count[row.principal] <= (most if people is None else allowed(most, len(people))):
             kept.append(row)
     return tuple(kept)
 
 
-def limit_arms(treated: Arm, control: Arm, votes_per_person: int) -> tuple[Arm, Arm]:
-    """Each person's votes and answers limited on either side, the more loosely the fewer people there are."""
-
-    def within(a: Sequence[P], b: Sequence[P], most: int) -> tuple[tuple[P, ...], tuple[P, ...]]:
-        people = len({row.principal for row in (*a, *b)})
-        allowed = math.ceil(most * max(1.0, FEW_PEOPLE / max(people, 1)))
-        return limited(a, allowed), limited(b, allowed)
-
-    votes = within(treated.votes, control.votes, votes_per_person)
-    answers = within(treated.answers, control.answers, votes_per_person * ANSWERS_A_VOTE)
-    return Arm(votes[0], answers[0]), Arm(votes[1], answers[1])
+def hourly(version: str | None, since: float, votes_per_person: int, before: float = math.inf) -> Span:
+    """Answers that count: so many of a person in every hour, so that nobody fills it and it never is full."""
+    most = ANSWERS_A_VOTE * votes_per_person
+    return Span(version, since, before, limit=MOST_ANSWERS, most=most, period=3600.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +194,10 @@ def median(values: Sequence[float]) -> Side:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One metric of a trial. `limit` is the log-wealth at which it is harm; `benefit` is the opposite process."""
+    """One metric of a trial. `limit` is the log-wealth at which it is harm; `benefit` is the opposite process.
+
+    `people` had something to hold against the treated, `needed` of them must have.
+    """
 
     metric: str
     treated: Side
@@ -232,17 +205,21 @@ class Finding:
     harm: Wealth
     limit: float
     benefit: Wealth | None = None
+    people: int = 0
+    needed: int = 0
 
     @property
     def harmful(self) -> bool:
-        """Whether the wealth ever reached its limit."""
-        return self.harm.log_peak >= self.limit
+        """Whether the wealth ever reached its limit, and not by too few people."""
+        return self.harm.log_peak >= self.limit and self.people >= self.needed
 
     @property
     def reason(self) -> str:
+        few = "" if self.people >= self.needed else f", by {self.people} of the {self.needed} people it takes"
         return (
             f"{self.metric}: {shown(self.treated)} against {shown(self.control)}, evidence of harm "
-            f"{wealth(self.harm.log_peak):.3g} of {wealth(self.limit):.3g} after {self.harm.decisive} deciding sets"
+            f"{wealth(self.harm.log_peak):.3g} of {wealth(self.limit):.3g} "
+            f"after {self.harm.decisive} deciding sets{few}"
         )
 
     def details(self) -> dict[str, object]:
@@ -253,16 +230,14 @@ class Finding:
             "limit": round(wealth(self.limit), 4),
             "sets": self.harm.sets,
             "decisive": self.harm.decisive,
+            "people": self.people,
+            "people_needed": self.needed,
         }
         if self.benefit is not None:
             found["benefit"] = round(wealth(self.benefit.log_peak), 4)
         for name, side in (("treated", self.treated), ("control", self.control)):
-            found[name] = {
-                "count": side.count,
-                "value": rounded(side.value),
-                "low": rounded(side.low),
-                "high": rounded(side.high),
-            }
+            values = {"value": side.value, "low": side.low, "high": side.high}
+            found[name] = {"count": side.count, **{key: rounded(value) for key, value in values.items()}}
         return found
 
 
@@ -283,16 +258,52 @@ def shown(side: Side) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Sized:
+    """Length or seconds per token of one answer."""
+
+    principal: str
+    at: float
+    size: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """How a trial is judged: the probability `harm` of a false alarm in all, and how much longer or slower is harm.
 
+    `share` of people are the treated's where both sides come in side by side; None: the control is a history.
     `latency_margin` None leaves latency out: against history it would measure how busy the machine is now.
+    `votes_each`: the votes of a person that are bet on.
     """
 
     harm: float
-    shape: Shape
+    share: float | None
     length_margin: float
     latency_margin: float | None
+    votes_each: int = sys.maxsize
+
+
+def sets_of(
+    treated: Sequence[P], control: Sequence[P], share: float | None, harmed: Callable[[P], bool]
+) -> list[Matched]:
+    """Matched sets of votes or of answers: in time side by side, or beside a history, which answers must not end."""
+    votes = not any(isinstance(row, Answer) for row in (*treated[:1], *control[:1]))
+    if share is None:
+        shape = from_history if votes else lasting(len(control))
+        return match([harmed(row) for row in treated], [harmed(row) for row in control], shape)
+    seconds = NEAR_VOTES if votes else NEAR_ANSWERS
+    groups = near(treated, control, side_by_side(share), seconds)
+    return [counted([harmed(row) for row in own], [harmed(row) for row in other]) for own, other in groups]
+
+
+def people_needed(treated: Iterable[ByPerson], control: Iterable[ByPerson], *, by_will: bool) -> int:
+    """How many people it takes to call harm: three, or everybody on the treated side where there are fewer.
+
+    What people do by will (votes, retries) takes three wherever three take part on either side: few whom the hash
+    gave to a canary do not speak for all. A failed answer says the same whoever got it.
+    """
+    own = {row.principal for row in treated}
+    everybody = own | {row.principal for row in control} if by_will else own
+    return HARMED_PEOPLE if len(everybody) >= HARMED_PEOPLE else len(own)
 
 
 def weigh(treated: Arm, control: Arm, trial: Trial) -> tuple[Finding, ...]:
@@ -301,30 +312,81 @@ def weigh(treated: Arm, control: Arm, trial: Trial) -> tuple[Finding, ...]:
     The probability of a false alarm is split over the metrics (Bonferroni): `THUMBS_PART` to the thumbs, the rest in
     equal parts to the others.
     """
-    counted = 3 if trial.latency_margin is None else 4
-    thumb_limit = -math.log(THUMBS_PART * trial.harm)
-    other_limit = -math.log((1 - THUMBS_PART) * trial.harm / counted)
-
-    def binary(metric: str, limit: float, pick: Callable[[Arm], list[bool]]) -> Finding:
-        a, b = pick(treated), pick(control)
-        sets = match(a, b, trial.shape)
-        benefit = bet([one.mirrored() for one in sets]) if metric == THUMBS else None
-        return Finding(metric, rate(a), rate(b), bet(sets), limit, benefit)
-
-    def magnitude(metric: str, margin: float, pick: Callable[[Answer], float | None]) -> Finding:
-        a = [value for one in treated.answers if (value := pick(one)) is not None]
-        b = [value for one in control.answers if (value := pick(one)) is not None]
-        return Finding(metric, median(a), median(b), bet(exceeding(a, b, margin)), other_limit)
-
+    parts = 3 if trial.latency_margin is None else 4
+    other_limit = -math.log((1 - THUMBS_PART) * trial.harm / parts)
     findings = [
-        binary(THUMBS, thumb_limit, lambda arm: [not vote.up for vote in arm.votes]),
-        binary(REGENERATIONS, other_limit, lambda arm: [one.regenerated for one in arm.answers]),
-        binary(ERRORS, other_limit, lambda arm: [one.failed for one in arm.answers]),
-        magnitude(LENGTH, trial.length_margin, lambda one: one.length),
+        thumbs(treated, control, trial),
+        answered(REGENERATIONS, treated, control, trial, other_limit),
+        answered(ERRORS, treated, control, trial, other_limit),
+        magnitude(LENGTH, lengths(treated), lengths(control), trial, other_limit),
     ]
     if trial.latency_margin is not None:
-        findings.append(magnitude(LATENCY, trial.latency_margin, lambda one: one.pace))
+        findings.append(magnitude(LATENCY, paces(treated), paces(control), trial, other_limit))
     return tuple(findings)
+
+
+def thumbs(treated: Arm, control: Arm, trial: Trial) -> Finding:
+    """Votes; the numbers shown are of all of them, the bets are on `votes_each` of every person."""
+
+    def down(vote: Vote) -> bool:
+        return not vote.up
+
+    a, b = limited(treated.votes, trial.votes_each), limited(control.votes, trial.votes_each)
+    sets = sets_of(a, b, trial.share, down)
+    return Finding(
+        THUMBS,
+        rate([down(vote) for vote in treated.votes]),
+        rate([down(vote) for vote in control.votes]),
+        bet(sets),
+        -math.log(THUMBS_PART * trial.harm),
+        bet([one.mirrored() for one in sets]),
+        people=len({vote.principal for vote in a if down(vote)}),
+        needed=people_needed(a, b, by_will=True),
+    )
+
+
+def answered(metric: str, treated: Arm, control: Arm, trial: Trial, limit: float) -> Finding:
+    """What happened to answers: retried, or failed."""
+
+    def harmed(one: Answer) -> bool:
+        return one.regenerated if metric == REGENERATIONS else one.failed
+
+    a, b = treated.answers, control.answers
+    return Finding(
+        metric,
+        rate([harmed(one) for one in a]),
+        rate([harmed(one) for one in b]),
+        bet(sets_of(a, b, trial.share, harmed)),
+        limit,
+        people=len({one.principal for one in a if harmed(one)}),
+        needed=people_needed(a, b, by_will=metric == REGENERATIONS),
+    )
+
+
+def lengths(arm: Arm) -> list[Sized]:
+    return [Sized(one.principal, one.at, one.length) for one in arm.answers if one.length is not None]
+
+
+def paces(arm: Arm) -> list[Sized]:
+    return [Sized(one.principal, one.at, one.pace) for one in arm.answers if one.pace is not None]
+
+
+def magnitude(metric: str, treated: list[Sized], control: list[Sized], trial: Trial, limit: float) -> Finding:
+    """Lengths or seconds per token, in pairs: near in time side by side, any two where there is a history."""
+    margin = trial.length_margin if metric == LENGTH else (trial.latency_margin or math.inf)
+    if trial.share is None:
+        pairs = list(zip(treated, control, strict=False))
+    else:
+        pairs = [(own[0], other[0]) for own, other in near(treated, control, (1, 1), NEAR_ANSWERS)]
+    return Finding(
+        metric,
+        median([one.size for one in treated]),
+        median([one.size for one in control]),
+        bet([exceeds(own.size, other.size, margin) for own, other in pairs]),
+        limit,
+        people=len({own.principal for own, other in pairs if own.size > margin * other.size}),
+        needed=people_needed([own for own, _ in pairs], (), by_will=False),
+    )
 
 
 def harms(findings: Sequence[Finding]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ of it is carried out by the same paths that operators use, under the same lock.
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from typing import Any
 
 from daemon import canary, evidence, watch
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks: votes do not come faster than decisions are worth.
 LOOK_EVERY = 2.0
+#: Looks may take one part in so many of the time, where there is much to look at; but so that a canary's clock, which
+#: counts no silence longer than `canary.LONGEST_GAP`, does not stand still.
+LOOK_SHARE, LONGEST_WAIT = 20.0, canary.LONGEST_GAP / 2
 #: Where the loop keeps whether an operator paused it.
 PAUSED = "paused"
 
@@ -31,15 +35,17 @@ class Live:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._last = -LOOK_EVERY
+        self._next = 0.0
         self._history: tuple[int, Arm] | None = None
 
     async def look(self) -> None:
         """Every few seconds, `step`."""
-        if time.monotonic() - self._last < LOOK_EVERY:
+        began = time.monotonic()
+        if began < self._next:
             return
         await self.step()
-        self._last = time.monotonic()
+        now = time.monotonic()
+        self._next = now + min(max(LOOK_EVERY, LOOK_SHARE * (now - began)), LONGEST_WAIT)
 
     async def step(self) -> None:
         """Look at canary and watch, and act. A failure is logged and tried again: the tick has other work."""
@@ -57,14 +63,16 @@ class Live:
             return
         found = await asyncio.to_thread(canary.findings, store, trial, config)
         paused = bool(await asyncio.to_thread(store.state.get, PAUSED, False))
-        verdict = canary.decide(trial, found, self.runtime.clock(), config, paused=paused)
+        now = self.runtime.clock()
+        hours = await asyncio.to_thread(canary.hours, store, trial, now, paused=paused)
+        verdict = canary.decide(trial, found, hours, config, paused=paused)
         await show(store, canary.STATE, canary.shown(trial, found, verdict))
         if verdict.action is Action.WAIT:
             return
         async with self.runtime.swapping:
             # An operator may have ended it while the lock was waited for.
             if await asyncio.to_thread(store.canaries.open) == trial:
-                await carry_out(self.runtime, trial, verdict)
+                await carry_out(self.runtime, trial, verdict, late=hours >= config.max_hours)
 
     async def _watch(self) -> None:
         store, config = self.runtime.store, self.runtime.config.daemon.watch
@@ -96,19 +104,36 @@ async def show(store: Store, key: str, told: dict[str, Any] | None) -> None:
         await asyncio.to_thread(store.state.set, key, told)
 
 
-async def carry_out(runtime: Runtime, trial: Canary, verdict: Verdict) -> None:
-    """Do what was decided about a canary."""
+async def carry_out(runtime: Runtime, trial: Canary, verdict: Verdict, *, late: bool) -> None:
+    """Do what was decided about a canary. `late`: it has had the time there is for a step."""
     told = await asyncio.to_thread(runtime.store.state.get, canary.STATE)
     order = Order(canary.ACTOR, verdict.reason, evidence=told)
     log.warning("canary %s: %s: %s", trial.version, verdict.action, verdict.reason)
     if verdict.action is Action.PROMOTE:
-        await swap_to(runtime, trial.version, order)
+        await finish(runtime, trial, order, late=late)
     elif verdict.action is Action.WIDEN and verdict.share is not None:
         await asyncio.to_thread(widen, runtime.store, trial, verdict.share, order)
     elif verdict.action is Action.ROLL_BACK:
         await end_canary(runtime, trial, CanaryOutcome.ROLLED_BACK, order)
     elif verdict.action is Action.HOLD:
         await end_canary(runtime, trial, CanaryOutcome.HELD, order)
+
+
+async def finish(runtime: Runtime, trial: Canary, order: Order, *, late: bool) -> None:
+    """Serve a canary that passed to everybody. One that cannot be proved is rolled back; anything else in the way is
+    tried again until it is `late`, and then a person decides.
+    """
+    try:
+        await swap_to(runtime, trial.version, order)
+        return
+    except HonedError as error:
+        unproved = isinstance(error, (AdapterInvalid, AttestationFailed))
+        if not unproved and not late:
+            raise
+        outcome = CanaryOutcome.ROLLED_BACK if unproved else CanaryOutcome.HELD
+        reason = f"it passed, and cannot be served: {error}"
+    log.error("canary %s ends: %s", trial.version, reason)
+    await end_canary(runtime, trial, outcome, replace(order, reason=reason))
 
 
 def widen(store: Store, trial: Canary, share: float, order: Order) -> None:
@@ -127,12 +152,12 @@ def widen(store: Store, trial: Canary, share: float, order: Order) -> None:
 
 
 async def go_back(runtime: Runtime, one: watch.Watched, order: Order) -> None:
-    """Serve the version before again; the base, where that one cannot be proved any more."""
+    """Serve the version before again; the base, which nothing has to be loaded for, where that fails."""
     log.warning("%s is rolled back: %s", one.version, order.reason)
     target = await asyncio.to_thread(watch.way_back, runtime.store, one)
     try:
         await swap_back(runtime, target, order)
-    except (AdapterInvalid, AttestationFailed) as error:
+    except HonedError as error:
         log.error("%s cannot be served again: %s", target, error)
         await swap_back(runtime, BASE, order)
 
@@ -148,7 +173,7 @@ async def restore_canary(runtime: Runtime) -> None:
     if trial is None:
         return
     active = await asyncio.to_thread(store.adapters.active)
-    outcome, reason = CanaryOutcome.ROLLED_BACK, ""
+    outcome, reason = CanaryOutcome.HELD, ""
     if (active and active.version) != trial.incumbent:
         reason = f"{trial.incumbent or BASE}, which it was compared with, is no longer served"
     else:
@@ -156,8 +181,8 @@ async def restore_canary(runtime: Runtime) -> None:
             await make_ready(runtime, await asyncio.to_thread(store.adapters.get, trial.version))
             return
         except (AdapterInvalid, AttestationFailed) as error:
-            reason = str(error)
+            outcome, reason = CanaryOutcome.ROLLED_BACK, str(error)
         except HonedError as error:
-            outcome, reason = CanaryOutcome.HELD, str(error)
+            reason = str(error)
     log.error("canary %s ends: %s", trial.version, reason)
     await end_canary(runtime, trial, outcome, Order("start", f"at start: {reason}"))

@@ -15,14 +15,16 @@ class CanaryConfig(Section):
     votes: int = Field(default=20, ge=1)
     """Votes that a step needs before it can be passed: on the canary's answers, and on the incumbent's."""
     min_hours: float = Field(default=1.0, ge=0)
-    """A step lasts at least this long."""
+    """A step is looked at for at least this long; time that honed is off or paused does not count."""
     max_hours: float = Field(default=72.0, gt=0)
-    """A step that could not be decided for this long is held for a person; the incumbent serves everybody again."""
+    """A step that could not be decided for this long, counted alike, is held for a person; the incumbent serves
+    everybody again."""
     harm: float = Field(default=0.025, gt=0, lt=1)
     """Probability of rolling back a canary that does no harm, over all steps and all that is watched."""
     votes_per_person: int = Field(default=5, ge=1)
-    """Votes of one person that count in a step: nobody ends a canary alone. With fewer than ten people who vote it is
-    so many times ten, shared among them; of answers, ten times as many count."""
+    """Votes of one person that a step weighs for harm, which at least three people must have found; of answers, ten
+    times as many count in every hour. Towards `votes` more count where fewer than ten people vote: ten times as many,
+    shared among them."""
     length_margin: float = Field(default=1.5, ge=1)
     """Answers are too long when most are longer than this many times the answers they are matched with."""
     latency_margin: float = Field(default=2.0, ge=1)
@@ -50,6 +52,7 @@ class WatchConfig(Section):
     cooldown_minutes: float = Field(default=60.0, ge=0)
     """After an automatic rollback no iteration starts by itself for this long."""
     votes_per_person: int = Field(default=20, ge=1)
-    """Votes of one person that count on either side; with fewer than ten people, as for `[daemon.canary]`."""
+    """Votes of one person that count on either side; with fewer than ten people who vote, ten times as many, shared
+    among them. Harm takes three people, or all where fewer vote. Of answers ten times as many count in every hour."""
     length_margin: float = Field(default=1.5, ge=1)
     """Answers are too long when most are longer than this many times those before the promotion."""

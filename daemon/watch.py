@@ -5,7 +5,7 @@ rollback: it was served before, and going to and fro between two versions helps 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daemon import evidence
@@ -13,7 +13,7 @@ from daemon.evidence import Arm, Finding
 from daemon.rollout import WatchConfig
 from store.db import Store
 from store.outcomes import Span
-from store.records import BASE, SERVABLE, AdapterStatus
+from store.records import BASE, SERVABLE
 
 #: Who rolls back, in the audit log and in the history of the pointer.
 ACTOR = "watch"
@@ -21,9 +21,6 @@ ACTOR = "watch"
 STATE = "watch"
 #: Answers looked at for every vote: errors and retries are rarer than answers, votes rarer still.
 ANSWERS_A_VOTE = 5
-#: Actors whose moves of the pointer went back: nobody chose these versions for being better.
-BACKWARDS = frozenset({ACTOR, "start"})
-LEFT_BEHIND = frozenset({AdapterStatus.ROLLED_BACK, AdapterStatus.RETIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +40,9 @@ class Watched:
 def watched(store: Store) -> Watched | None:
     """What is watched now: the newest move of the pointer, if it was a promotion."""
     recent = store.adapters.activations(limit=1)
-    if not recent or recent[0].version is None or recent[0].actor in BACKWARDS:
+    if not recent or recent[0].version is None or recent[0].backwards:
         return None
     move = recent[0]
-    if move.previous is not None and store.adapters.get(move.previous).status in LEFT_BEHIND:
-        return None
     return Watched(move.id, recent[0].version, move.previous, move.at)
 
 
@@ -55,29 +50,35 @@ def history(store: Store, one: Watched, config: WatchConfig) -> Arm:
     """The last votes and answers of the version before, up to the promotion, shuffled: they have no order of arrival
     beside what came after. Never changes afterwards.
     """
+    each = config.votes_per_person
     span = Span(one.previous, before=one.at, limit=config.votes, newest=True)
-    answers = Span(one.previous, before=one.at, limit=ANSWERS_A_VOTE * config.votes, newest=True)
+    span = replace(span, most=evidence.allowed(each, store.outcomes.voters(span)))
+    answers = replace(span, limit=ANSWERS_A_VOTE * config.votes)
+    most = evidence.allowed(evidence.ANSWERS_A_VOTE * each, store.outcomes.askers(answers))
+    answers = replace(answers, most=most)
     return Arm(tuple(store.outcomes.votes(span)), tuple(store.outcomes.answers(answers))).shuffled(one.seed)
 
 
-def since(store: Store, one: Watched, config: WatchConfig) -> Arm:
-    """The first votes and answers of the watched version."""
-    end = one.at + 3600 * config.hours
-    votes = store.outcomes.votes(Span(one.version, one.at, end, limit=config.votes))
-    answers = store.outcomes.answers(Span(one.version, one.at, end, limit=ANSWERS_A_VOTE * config.votes))
-    return Arm(tuple(votes), tuple(answers))
+def since(store: Store, one: Watched, before: Arm, config: WatchConfig) -> Arm:
+    """The first votes and answers of the watched version; as many of each person as the people of the history, and
+    those who came until then, leave to one.
+    """
+    end, each = one.at + 3600 * config.hours, config.votes_per_person
+    span = Span(one.version, one.at, end, limit=evidence.MOST_VOTES, most=evidence.allowed(each, 1))
+    known = {vote.principal for vote in before.votes}
+    votes = evidence.limited(store.outcomes.votes(span), each, known)[: config.votes]
+    return Arm(votes, tuple(store.outcomes.answers(evidence.hourly(one.version, one.at, each, end))))
 
 
 def findings(store: Store, one: Watched, before: Arm, config: WatchConfig) -> tuple[Finding, ...]:
     """Every metric as it stands; `before` is what `history` returned."""
     trial = evidence.Trial(
         harm=config.harm,
-        shape=evidence.from_history,
+        share=None,
         length_margin=config.length_margin,
         latency_margin=None,
     )
-    treated, control = evidence.limit_arms(since(store, one, config), before, config.votes_per_person)
-    return evidence.weigh(treated, control, trial)
+    return evidence.weigh(since(store, one, before, config), before, trial)
 
 
 def over(one: Watched, now: float, config: WatchConfig) -> bool:

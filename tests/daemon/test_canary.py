@@ -1,6 +1,7 @@
 """A canary's decision, as a table, and its life in the loop on the fake engine."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon import canary
 from daemon.canary import Action, Verdict, arms, decide
 from daemon.evidence import Finding, Side, Wealth
 from daemon.gate import Outcome
@@ -20,10 +22,11 @@ from daemon.rollout import CanaryConfig
 from daemon.runtime import Runtime
 from daemon.schedule import due
 from daemon.serve import restore_serving
+from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.canaries import in_canary
 from store.db import Store
-from store.errors import Invalid
+from store.errors import EngineUnavailable, Invalid
 from store.records import AdapterStatus, Canary, CanaryOutcome, Intent, IntentKind, IntentStatus, Stage
 from tests.clock import Clock
 from tests.daemon.conftest import Stale, run, runtime_with, settle_one
@@ -69,7 +72,7 @@ ERRORS = finding("errors")
 def test_what_becomes_of_a_step(
     findings: tuple[Finding, ...], hours: float, action: Action, reason: str
 ) -> None:
-    verdict = decide(CANARY, findings, hours * HOUR, SETTINGS)
+    verdict = decide(CANARY, findings, hours, SETTINGS)
     assert verdict.action is action
     assert reason in verdict.reason
     assert verdict.share == (0.25 if action is Action.WIDEN else None)
@@ -77,14 +80,14 @@ def test_what_becomes_of_a_step(
 
 def test_after_the_last_step_it_serves_everybody() -> None:
     last = replace(CANARY, step=1, share=0.25)
-    assert decide(last, (FINE,), HOUR, SETTINGS).action is Action.PROMOTE
+    assert decide(last, (FINE,), 1.0, SETTINGS).action is Action.PROMOTE
     # Steps that were taken out of the configuration meanwhile count as passed.
-    assert decide(CANARY, (FINE,), HOUR, CanaryConfig()).action is Action.PROMOTE
-    assert decide(CANARY, (FINE,), HOUR, CanaryConfig(steps=(0.04, 0.5))).share == 0.5
+    assert decide(CANARY, (FINE,), 1.0, CanaryConfig()).action is Action.PROMOTE
+    assert decide(CANARY, (FINE,), 1.0, CanaryConfig(steps=(0.04, 0.5))).share == 0.5
 
 
 def test_while_paused_only_harm_moves_anything() -> None:
-    assert decide(CANARY, (FINE,), 99 * HOUR, SETTINGS, paused=True).action is Action.WAIT
+    assert decide(CANARY, (FINE,), 99.0, SETTINGS, paused=True).action is Action.WAIT
     assert decide(CANARY, (finding(peak=4.0),), 0.0, SETTINGS, paused=True).action is Action.ROLL_BACK
 
 
@@ -100,7 +103,7 @@ def test_harm_never_passes_a_step(
     peak: float, now: float, treated: int, control: int, hours: float, paused: bool
 ) -> None:
     found = finding(peak=peak, now=now, votes=(treated, control))
-    verdict: Verdict = decide(CANARY, (found,), hours * HOUR, SETTINGS, paused=paused)
+    verdict: Verdict = decide(CANARY, (found,), hours, SETTINGS, paused=paused)
     if peak >= 3.0:
         assert verdict.action is Action.ROLL_BACK
     if verdict.action in (Action.WIDEN, Action.PROMOTE):
@@ -272,17 +275,150 @@ def test_people_of_the_other_side_are_left_out(runtime: Runtime, store: Store, c
     run(work, runtime)
 
 
+async def looking(runtime: Runtime, clock: Clock, hours: float) -> None:
+    """honed looks every ten minutes for so long."""
+    loop = Loop(runtime)
+    for _ in range(round(6 * hours)):
+        clock.now += HOUR / 6
+        await loop.live.step()
+
+
 def test_what_nobody_votes_on_is_held_for_a_person(runtime: Runtime, store: Store, clock: Clock) -> None:
     async def work() -> str:
         await settle_one(runtime, ONE)
-        clock.now += 10 * HOUR
         await Loop(runtime).live.step()
+        await looking(runtime, clock, 9.5)
+        assert store.canaries.open() is not None
+        await looking(runtime, clock, 0.5)
         assert store.adapters.get(ONE).status is AdapterStatus.HELD
         assert store.canaries.list()[0].outcome is CanaryOutcome.HELD
         assert look(runtime, running=False).cooldown_until is None
         return await promote(runtime, ONE, ORDER)
 
     assert run(work, runtime) == ONE
+
+
+@pytest.mark.parametrize("away", ["off", "paused"])
+def test_time_off_or_paused_is_no_time_to_decide_in(
+    runtime: Runtime, store: Store, clock: Clock, away: str
+) -> None:
+    async def work() -> None:
+        await settle_one(runtime, ONE)
+        await Loop(runtime).live.step()
+        await looking(runtime, clock, 9.0)
+        if away == "paused":
+            store.state.set("paused", True)
+            await looking(runtime, clock, 30.0)
+            store.state.set("paused", False)
+        else:
+            clock.now += 30 * HOUR
+        await Loop(runtime).live.step()
+        await looking(runtime, clock, 0.5)
+        assert store.canaries.open() is not None
+        await looking(runtime, clock, 0.5)
+
+    run(work, runtime)
+    assert store.canaries.list()[0].outcome is CanaryOutcome.HELD
+
+
+def test_time_off_does_not_pass_a_step(store: Store, clock: Clock, tmp_path: Path) -> None:
+    runtime = made(store, clock, tmp_path, min_hours=1)
+
+    async def work() -> None:
+        await settle_one(runtime, ONE)
+        crowd(store, clock, 100, harm=False)
+        await Loop(runtime).live.step()
+        clock.now += 2 * HOUR
+        await Loop(runtime).live.step()
+        assert store.state.get("canary")["reasons"] == ["0.0 of 1 hours"]
+        await looking(runtime, clock, 1.0)
+
+    run(work, runtime)
+    trial = store.canaries.open()
+    assert trial is not None and trial.step == 1
+
+
+def clocked(store: Store, *looks: tuple[float, bool], trial: Canary = CANARY) -> list[float]:
+    """Seconds on the clock after every look (when, paused)."""
+    return [round(3600 * canary.hours(store, trial, at, paused=paused), 6) for at, paused in looks]
+
+
+@pytest.mark.parametrize(
+    ("looks", "seconds"),
+    [
+        ([(0.0, False), (2.0, False), (61.0, False), (100.0, False)], [0, 2, 61, 100]),
+        # Ten minutes are a look that took long, more was a silence.
+        ([(0.0, False), (600.0, False), (1201.0, False), (1203.0, False)], [0, 600, 600, 602]),
+        # However short a pause is.
+        ([(0.0, False), (2.0, True), (30.0, True), (40.0, False), (42.0, False)], [0, 2, 2, 2, 4]),
+        ([(0.0, True), (300.0, True), (301.0, False), (302.0, False)], [0, 0, 0, 1]),
+        # The machine's clock was put back.
+        ([(500.0, False), (100.0, False), (102.0, False)], [0, 0, 2]),
+    ],
+)
+def test_the_clock_of_a_step(store: Store, looks: list[tuple[float, bool]], seconds: list[float]) -> None:
+    assert clocked(store, *looks) == seconds
+
+
+def test_each_step_and_each_canary_has_a_clock_of_its_own(store: Store) -> None:
+    assert clocked(store, (0.0, False), (90.0, False)) == [0, 90]
+    assert clocked(store, (92.0, False), (95.0, False), trial=replace(CANARY, step=1)) == [0, 3]
+    assert clocked(store, (97.0, False), (99.0, False), trial=replace(CANARY, id=2)) == [0, 2]
+
+
+class Failing(FakeEngine):
+    """An engine that has no room for another adapter."""
+
+    async def load(self, adapter: AdapterRef) -> None:
+        raise EngineUnavailable("no room")
+
+
+@pytest.mark.parametrize(
+    ("engine", "outcome", "reason"),
+    [
+        (Stale, CanaryOutcome.ROLLED_BACK, "it passed, and cannot be served: .*log-probabilities"),
+        (Failing, CanaryOutcome.HELD, "it passed, and cannot be served: no room"),
+    ],
+)
+def test_a_canary_that_passed_and_cannot_be_served_does_not_try_for_ever(
+    store: Store, clock: Clock, tmp_path: Path, engine: type[FakeEngine], outcome: CanaryOutcome, reason: str
+) -> None:
+    first = made(store, clock, tmp_path, steps=[0.3])
+    again = made(store, clock, tmp_path, engine(FakeLimits(verify=False)), steps=[0.3])
+
+    async def work() -> None:
+        await settle_one(first, ONE)
+        crowd(store, clock, 100, harm=False)
+
+    run(work, first)
+    run(Loop(again).live.step, again)
+    if outcome is CanaryOutcome.HELD:
+        # The cause may pass, so it is tried again, but only as long as any step may take.
+        run(lambda: looking(again, clock, 9.5), again)
+        assert store.canaries.open() is not None and serving(store) == "base"
+        run(lambda: looking(again, clock, 0.5), again)
+    (ended,) = store.canaries.list()
+    assert ended.outcome is outcome and re.search(reason, ended.reason or "")
+    assert serving(store) == "base" and store.adapters.activations() == []
+    entry = store.audit.list()[0]
+    assert (entry.actor, entry.details["evidence"]["action"]) == ("canary", "promote")
+    last = store.iterations.last()
+    assert last is not None and last.stage.value == outcome.value
+
+
+def test_a_cause_that_passes_lets_a_canary_be_served(store: Store, clock: Clock, tmp_path: Path) -> None:
+    first = made(store, clock, tmp_path, steps=[0.3])
+
+    async def work() -> None:
+        await settle_one(first, ONE)
+        crowd(store, clock, 100, harm=False)
+
+    run(work, first)
+    failing = made(store, clock, tmp_path, Failing(FakeLimits(verify=False)), steps=[0.3])
+    run(Loop(failing).live.step, failing)
+    assert serving(store) == "base" and store.canaries.open() is not None
+    run(Loop(first).live.step, first)
+    assert serving(store) == ONE
 
 
 def test_nothing_is_trained_while_a_canary_runs(runtime: Runtime, store: Store) -> None:
@@ -408,11 +544,16 @@ def test_a_canary_whose_incumbent_had_to_go_ends_at_the_start(
 ) -> None:
     async def work() -> None:
         await a_canary_beside(runtime, ONE)
-        store.adapters.activate(None, actor="start", reason="damaged")
+        store.adapters.activate(None, actor="start", reason="damaged", retire_as=AdapterStatus.RETIRED)
         await restore_canary(runtime)
 
     run(work, runtime)
-    assert store.canaries.list()[0].outcome is CanaryOutcome.ROLLED_BACK
+    ended = store.canaries.list()[0]
+    # Nobody said anything against it: a person decides.
+    assert ended.outcome is CanaryOutcome.HELD and f"{ONE}, which it was compared with" in (
+        ended.reason or ""
+    )
+    assert store.adapters.get(TWO).status is AdapterStatus.HELD
 
 
 def test_a_second_canary_is_held(runtime: Runtime, store: Store) -> None:

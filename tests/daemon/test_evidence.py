@@ -13,22 +13,23 @@ from daemon import evidence
 from daemon.evidence import (
     ODDS,
     Arm,
-    Matched,
+    Finding,
     Trial,
+    allowed,
     bet,
-    exceeding,
-    from_history,
+    exceeds,
     harms,
-    limit_arms,
+    limited,
     log_gain,
-    match,
-    side_by_side,
+    people_needed,
     weigh,
 )
+from daemon.matching import Matched, Shape, from_history, lasting, match
 from store.outcomes import Answer, Vote
 
 HARM, BENEFIT = Matched(1, 1, 1, 1), Matched(1, 1, 1, 0)
-TRIAL = Trial(harm=0.05, shape=side_by_side(0.5), length_margin=1.5, latency_margin=2.0)
+TRIAL = Trial(harm=0.05, share=0.5, length_margin=1.5, latency_margin=2.0)
+HISTORY = replace(TRIAL, share=None, latency_margin=None)
 
 pairs = st.lists(st.sampled_from([HARM, BENEFIT]), max_size=60)
 shapes = st.sampled_from([(1, 1), (1, 3), (3, 1), (2, 2)])
@@ -96,10 +97,10 @@ def test_a_hundred_thousand_harms_are_still_a_number() -> None:
 
 
 @pytest.mark.parametrize(("treated", "control"), [(0.25, 0.25), (0.2, 0.3), (0.9, 0.9), (0.02, 0.02)])
-@pytest.mark.parametrize("shape", [side_by_side(0.05), side_by_side(0.25), side_by_side(0.9), from_history])
-def test_a_version_that_is_no_worse_is_seldom_accused(
-    treated: float, control: float, shape: evidence.Shape
-) -> None:
+@pytest.mark.parametrize(
+    "shape", [lambda _: (1, 3), lambda _: (1, 1), lambda _: (3, 1), from_history, lasting(200)]
+)
+def test_a_version_that_is_no_worse_is_seldom_accused(treated: float, control: float, shape: Shape) -> None:
     """Looked at after every set, over 300 runs: Ville's inequality promises one in ten at the most."""
     rng, alarms = random.Random(f"{treated}{control}"), 0
     for _ in range(300):
@@ -119,35 +120,112 @@ def test_a_drop_of_twenty_points_is_found() -> None:
     assert found >= 95
 
 
-@pytest.mark.parametrize(
-    ("share", "shape"), [(0.05, (1, 3)), (0.25, (1, 3)), (0.34, (1, 2)), (0.5, (1, 1)), (0.75, (3, 1))]
-)
-def test_the_larger_side_gives_more_to_a_set(share: float, shape: tuple[int, int]) -> None:
-    assert side_by_side(share)(1000) == shape
-
-
-@given(st.integers(0, 600), st.integers(0, 600))
-def test_history_is_dealt_out_whole_and_every_set_is_full(treated: int, control: int) -> None:
-    sets = match([False] * treated, [True] * control, from_history)
-    assert sum(one.control for one in sets) <= control
-    assert sum(one.treated for one in sets) <= treated
-    assert all(min(one.treated, one.control) == 1 and one.harms == one.control for one in sets)
-    assert sum(one.control for one in match([False] * 600, [True] * control, from_history)) == control
+def test_sets_of_thousands_are_still_numbers() -> None:
+    for found in (Matched(50_000, 1, 50_000, 50_000), Matched(3000, 3000, 3000, 1700)):
+        for odds in ODDS:
+            assert math.isfinite(log_gain(found, odds))
+    assert math.exp(log_gain(Matched(50_000, 1, 50_000, 50_000), 20.0)) == pytest.approx(20.0, rel=1e-3)
 
 
 def test_a_little_longer_is_no_harm_and_much_longer_is() -> None:
-    assert bet(exceeding([140.0] * 200, [100.0] * 200, 1.5)).log_peak == 0.0
-    assert bet(exceeding([160.0] * 20, [100.0] * 20, 1.5)).log_peak > math.log(25)
+    assert bet([exceeds(140.0, 100.0, 1.5)] * 200).log_peak == 0.0
+    assert bet([exceeds(160.0, 100.0, 1.5)] * 20).log_peak > math.log(25)
 
 
-def test_one_person_does_not_decide_alone_but_a_household_counts_in_full() -> None:
-    many = votes([True] * 20)
+def test_each_person_counts_for_so_many_and_a_household_for_more() -> None:
     loud = tuple(Vote("loud", float(number), False) for number in range(100))
-    treated, control = limit_arms(Arm((*many, *loud)), Arm(many), 5)
-    assert sum(vote.principal == "loud" for vote in treated.votes) == 5
-    assert len(treated.votes) == 25 and len(control.votes) == 20
-    alone, _ = limit_arms(Arm(loud), Arm(), 5)
-    assert len(alone.votes) == 50
+    rows = (*votes([True] * 20), *loud)
+    assert len(limited(rows, 5)) == 25
+    assert len(limited(loud, 5, ())) == 50
+    assert len(limited(loud, 5, {f"p{number}" for number in range(20)})) == 5
+    assert [allowed(5, people) for people in (0, 1, 3, 10, 99)] == [50, 50, 17, 5, 5]
+
+
+@given(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=120), st.sets(st.sampled_from("xyz")))
+def test_what_counted_goes_on_to_count_whoever_comes_later(people: list[str], known: set[str]) -> None:
+    rows = [Vote(person, float(number), True) for number, person in enumerate(people)]
+    whole = limited(rows, 2, known)
+    for count in range(len(rows)):
+        part = limited(rows[:count], 2, known)
+        assert part == whole[: len(part)]
+
+
+def thumbs_of(treated: Arm, control: Arm, trial: Trial = TRIAL) -> Finding:
+    return weigh(treated, control, trial)[0]
+
+
+@pytest.mark.parametrize(("people", "harmful"), [(1, False), (2, False), (3, True), (60, True)])
+def test_fewer_than_three_people_do_not_end_what_others_vote_on_too(people: int, harmful: bool) -> None:
+    downs = Arm(tuple(Vote(f"n{number % people}", float(number), False) for number in range(60)))
+    found = thumbs_of(downs, Arm(votes([True] * 60)))
+    assert found.harm.log_peak > found.limit and (found.people, found.needed) == (people, 3)
+    assert found.harmful is harmful
+    assert ("of the 3 people it takes" in found.reason) is not harmful
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_a_household_decides_if_all_of_it_does(people: int) -> None:
+    def household(up: bool) -> Arm:
+        return Arm(tuple(Vote(f"n{number % people}", float(number), up) for number in range(60)))
+
+    assert thumbs_of(household(False), household(True), HISTORY).harmful
+    one_alone = Arm(tuple(replace(vote, up=vote.principal != "n0") for vote in household(False).votes))
+    found = thumbs_of(one_alone, household(True), HISTORY)
+    assert found.harmful is (people == 1)
+
+
+@pytest.mark.parametrize(
+    ("treated", "control", "by_will", "needed"),
+    [("", "", True, 0), ("a", "", True, 1), ("ab", "ab", True, 2), ("a", "bc", True, 3), ("abcd", "", True, 3),
+     ("a", "bc", False, 1), ("ab", "cdef", False, 2), ("abcd", "", False, 3)],
+)  # fmt: skip
+def test_people_it_takes(treated: str, control: str, by_will: bool, needed: int) -> None:
+    sides = [[Vote(person, 0.0, True) for person in side] for side in (treated, control)]
+    assert people_needed(*sides, by_will=by_will) == needed
+
+
+def test_bets_are_on_so_many_votes_of_a_person_and_numbers_of_all() -> None:
+    downs = Arm(tuple(Vote(f"n{number % 4}", float(number), False) for number in range(40)))
+    found = thumbs_of(downs, Arm(votes([True] * 40)), replace(TRIAL, votes_each=5))
+    assert (found.treated.count, found.harm.sets) == (40, 20)
+
+
+def busy(seed: int, count: int, share: float) -> tuple[Arm, Arm]:
+    """Answers alike on both sides over a day whose first hours are idle, the rest three times as slow."""
+    rng, sides = random.Random(seed), ([], [])
+    for number in range(count):
+        at = number * 86400 / count
+        pace = (1.0 if at < 4 * 3600 else 3.0) * rng.lognormvariate(-3.0, 0.3)
+        person = rng.randrange(400)
+        sides[person >= 400 * share].append(Answer(f"p{person}", at, False, False, 100.0, pace))
+    return Arm((), tuple(sides[0])), Arm((), tuple(sides[1]))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.25])
+def test_a_busy_hour_is_not_the_canarys_doing(share: float) -> None:
+    trial = replace(TRIAL, share=share, harm=0.0125)
+    for seed in range(2):
+        found = weigh(*busy(seed, 4000, share), trial)
+        assert harms(found) == ()
+        assert found[-1].metric == "latency" and found[-1].harm.sets > 4000 * share * 0.5
+    slow = Arm((), tuple(replace(one, pace=3 * (one.pace or 0)) for one in busy(0, 4000, share)[0].answers))
+    assert harms(weigh(slow, busy(0, 4000, share)[1], trial))[0].startswith("latency")
+
+
+def test_an_outage_of_both_sides_is_not_the_canarys_doing() -> None:
+    def failing(arm: Arm) -> Arm:
+        return Arm((), tuple(replace(one, failed=50_000 < one.at < 55_000) for one in arm.answers))
+
+    treated, control = busy(1, 4000, 0.05)
+    assert harms(weigh(failing(treated), failing(control), replace(TRIAL, share=0.05))) == ()
+    assert harms(weigh(failing(treated), control, replace(TRIAL, share=0.05)))[0].startswith("errors")
+
+
+def test_harm_after_many_good_answers_is_still_met_in_a_history() -> None:
+    before, good = Arm((), answers(800)), answers(3000)
+    bad = tuple(replace(one, failed=True, length=None, pace=None) for one in answers(900))
+    assert harms(weigh(Arm((), good), before, HISTORY)) == ()
+    assert harms(weigh(Arm((), (*good, *bad)), before, HISTORY))[0].startswith("errors")
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,15 @@ from daemon.rollout import WatchConfig
 from daemon.runtime import Runtime
 from daemon.schedule import due
 from daemon.watch import Watched, findings, history, over, watched, way_back
+from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
+from store.errors import EngineUnavailable
 from store.outcomes import Vote
 from store.records import AdapterStatus, CompletionStatus, Intent, IntentKind, IntentStatus, Stage
 from tests.clock import Clock
 from tests.daemon.conftest import Stale, run, runtime_with, settle_one
-from tests.daemon.voters import answer, votes
+from tests.daemon.voters import answer, vote, votes
 
 ONE, TWO = "it0001-00000001", "it0002-00000002"
 ORDER = Order("ann", "because")
@@ -181,13 +183,30 @@ def test_only_promotions_are_watched(runtime: Runtime, store: Store, clock: Cloc
         if move == "rollback":
             await roll_back(runtime, None, ORDER)
         else:
-            store.adapters.activate(ONE, actor="start", reason="damaged")
+            store.adapters.activate(ONE, actor="start", reason="stale", retire_as=AdapterStatus.ROLLED_BACK)
         assert serving(store) == ONE and watched(store) is None
         # What a person promotes again is watched again.
         await promote(runtime, TWO, ORDER)
         assert (found := watched(store)) is not None and found.version == TWO
 
     run(work, runtime)
+
+
+def test_a_rollback_from_the_base_to_a_version_is_not_watched(
+    runtime: Runtime, store: Store, clock: Clock
+) -> None:
+    """The base has no status that could tell: the move itself says that it went back."""
+
+    async def work() -> None:
+        await promoted(runtime, clock, ONE, TWO)
+        await roll_back(runtime, "base", ORDER)
+        await roll_back(runtime, ONE, ORDER)
+        votes(store, ONE, 0, 80, at=clock.now + 1)
+        await Loop(runtime).live.step()
+
+    run(work, runtime)
+    assert serving(store) == ONE and watched(store) is None
+    assert [move.backwards for move in store.adapters.activations()] == [True, True, False, False]
 
 
 def test_the_watch_ends_and_can_be_switched_off() -> None:
@@ -220,6 +239,21 @@ def test_the_base_is_served_where_the_version_before_cannot_be_proved(
     assert store.adapters.get(TWO).status is AdapterStatus.ROLLED_BACK
 
 
+def test_the_base_is_served_where_the_engine_has_no_room_for_the_version_before(
+    runtime: Runtime, store: Store, clock: Clock, tmp_path: Path
+) -> None:
+    class Full(FakeEngine):
+        async def load(self, adapter: AdapterRef) -> None:
+            raise EngineUnavailable("no room")
+
+    run(lambda: promoted(runtime, clock, ONE, TWO), runtime)
+    votes(store, TWO, 0, 80, at=clock.now)
+    full = made(store, clock, tmp_path, Full(FakeLimits(verify=False)))
+    run(Loop(full).live.step, full)
+    assert serving(store) == "base"
+    assert store.adapters.get(TWO).status is AdapterStatus.ROLLED_BACK
+
+
 def test_the_way_back_is_the_version_before_if_it_may_be_served(
     runtime: Runtime, store: Store, clock: Clock
 ) -> None:
@@ -240,6 +274,44 @@ def test_one_person_does_not_roll_back_alone(runtime: Runtime, store: Store, clo
     (thumbs, *_) = findings(store, one, history(store, one, WatchConfig()), WatchConfig())
     # 80 of forty people, and of the loudest no more than twenty.
     assert thumbs.treated.count == 98 and not thumbs.harmful
+
+
+@pytest.mark.parametrize(("people", "back"), [(2, False), (3, True)])
+def test_harm_takes_three_people(
+    runtime: Runtime, store: Store, clock: Clock, people: int, back: bool
+) -> None:
+    async def work() -> None:
+        await promoted(runtime, clock, ONE, TWO)
+        votes(store, TWO, 0, 90, at=clock.now, people=people)
+        await Loop(runtime).live.step()
+
+    run(work, runtime)
+    assert serving(store) == (ONE if back else TWO)
+
+
+def test_a_script_that_asks_all_the_time_does_not_blind_the_watch(
+    runtime: Runtime, store: Store, clock: Clock
+) -> None:
+    """Its answers are fine, everybody else's fail, and theirs come after thousands of its own."""
+
+    def commit(tx: Store) -> None:
+        for _ in range(1500):
+            answer(tx, "script", ONE, at=clock.now + 1)
+            vote(tx, "script", ONE, up=True, at=clock.now + 1)
+
+    async def work() -> None:
+        votes(store, None, 300, 100, at=clock.now)
+        await promoted(runtime, clock, ONE)
+        store.atomic(commit)
+        await Loop(runtime).live.step()
+        assert serving(store) == ONE
+        for number in range(30):
+            answer(store, f"p{number}", ONE, at=clock.now + 2, status=CompletionStatus.FAILED)
+        await Loop(runtime).live.step()
+
+    run(work, runtime)
+    assert serving(store) == "base"
+    assert store.audit.list()[0].reason.startswith("errors")
 
 
 def test_a_person_may_train_by_hand_while_honed_cools_down(
