@@ -45,7 +45,7 @@ class Live:
             return
         await self.step()
         now = time.monotonic()
-        self._next = now + min(max(LOOK_EVERY, LOOK_SHARE * (now - began)), LONGEST_WAIT)
+        self._next = now + wait(now - began)
 
     async def step(self) -> None:
         """Look at canary and watch, and act. A failure is logged and tried again: the tick has other work."""
@@ -96,6 +96,11 @@ class Live:
             config = self.runtime.config.daemon.watch
             self._history = one.id, await asyncio.to_thread(watch.history, self.runtime.store, one, config)
         return self._history[1]
+
+
+def wait(took: float) -> float:
+    """Seconds until the next look, after one that took so many."""
+    return min(max(LOOK_EVERY, LOOK_SHARE * took), LONGEST_WAIT)
 
 
 async def show(store: Store, key: str, told: dict[str, Any] | None) -> None:

@@ -15,7 +15,7 @@ from daemon import canary
 from daemon.canary import Action, Verdict, arms, decide
 from daemon.evidence import Finding, Side, Wealth
 from daemon.gate import Outcome
-from daemon.live import restore_canary
+from daemon.live import restore_canary, wait
 from daemon.loop import Loop, look
 from daemon.promote import Order, kept_versions, promote, roll_back
 from daemon.rollout import CanaryConfig
@@ -358,6 +358,11 @@ def clocked(store: Store, *looks: tuple[float, bool], trial: Canary = CANARY) ->
 )
 def test_the_clock_of_a_step(store: Store, looks: list[tuple[float, bool]], seconds: list[float]) -> None:
     assert clocked(store, *looks) == seconds
+
+
+@pytest.mark.parametrize(("took", "seconds"), [(0.01, 2.0), (0.5, 10.0), (60.0, 300.0)])
+def test_looks_that_take_long_are_rare_but_never_stop_the_clock(took: float, seconds: float) -> None:
+    assert wait(took) == seconds < canary.LONGEST_GAP
 
 
 def test_each_step_and_each_canary_has_a_clock_of_its_own(store: Store) -> None:

@@ -221,6 +221,21 @@ def test_an_outage_of_both_sides_is_not_the_canarys_doing() -> None:
     assert harms(weigh(failing(treated), control, replace(TRIAL, share=0.05)))[0].startswith("errors")
 
 
+@pytest.mark.parametrize(("later", "met"), [(300.0, True), (301.0, False)])
+def test_answers_minutes_apart_are_not_held_against_each_other(later: float, met: bool) -> None:
+    """Such as when nobody asked the incumbent any more by the time all that was asked failed."""
+    failing = Arm((), answers(60, failed=True, at=later))
+    found = weigh(failing, Arm((), answers(60)), TRIAL)
+    assert (harms(found) != ()) is met and (found[2].harm.sets > 0) is met
+
+
+@pytest.mark.parametrize(("days", "met"), [(1.0, True), (1.01, False)])
+def test_votes_days_apart_are_not_either(days: float, met: bool) -> None:
+    downs = Arm(tuple(replace(vote, at=86_400 * days) for vote in votes([False] * 60, "n")))
+    ups = Arm(tuple(replace(vote, at=0.0) for vote in votes([True] * 60)))
+    assert thumbs_of(downs, ups).harmful is met
+
+
 def test_harm_after_many_good_answers_is_still_met_in_a_history() -> None:
     before, good = Arm((), answers(800)), answers(3000)
     bad = tuple(replace(one, failed=True, length=None, pace=None) for one in answers(900))
