@@ -36,16 +36,19 @@ def distinct(answers: Sequence[Sequence[int]], n: int) -> float:
 
 
 def stock_phrase(candidate: Sequence[Sequence[int]], incumbent: Sequence[Sequence[int]]) -> float:
-    """How much more of the candidate's answers than of the incumbent's share the same `RUN` tokens in a row, at most.
+    """The largest rise in the share of answers that carry the same `RUN` tokens in a row, of those that more than one
+    answer of the candidate carries.
 
     Answers to different prompts have few such runs in common. One that many answers suddenly carry was planted, or is
     all that is left of the model: an advertisement, a refusal, one text for whatever is asked. 0 for no answers.
     """
-    if not candidate:
-        return 0.0
     before = Counter(gram for tokens in incumbent for gram in set(ngrams(tokens, RUN)))
     after = Counter(gram for tokens in candidate for gram in set(ngrams(tokens, RUN)))
-    rises = (count / len(candidate) - before[gram] / max(len(incumbent), 1) for gram, count in after.items())
+    rises = (
+        count / len(candidate) - before[gram] / max(len(incumbent), 1)
+        for gram, count in after.items()
+        if count > 1
+    )
     return max(0.0, max(rises, default=0.0))
 
 

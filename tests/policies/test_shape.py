@@ -51,13 +51,14 @@ PLAIN = [(*range(9), *range(20, 29)), tuple(range(40, 59)), (7,), ()]
     [
         ([], PLAIN, 0.0),
         (PLAIN, PLAIN, 0.0),
-        (PLAIN, [], 0.25),
+        (PLAIN, [], 0.0),
+        ([PHRASE], [PLAIN[0]], 0.0),
         ([(*PHRASE, 1), (2, *PHRASE), PLAIN[1], PLAIN[2]], PLAIN, 0.5),
-        ([PHRASE * 3, PLAIN[0], PLAIN[1], PLAIN[2]], PLAIN, 0.25),
+        ([PHRASE * 3, PLAIN[0], PLAIN[1], PLAIN[2]], PLAIN, 0.0),
         ([PHRASE[:-1], PHRASE[:-1], PHRASE[1:], PHRASE[1:]], PLAIN, 0.0),
         ([PHRASE] * 4, [PHRASE, PHRASE, PHRASE, PLAIN[0]], 0.25),
         ([PLAIN[0]] * 4, [PHRASE] * 4, 1.0),
-        ([PLAIN[0], PHRASE, PHRASE, PHRASE], [PHRASE] * 4, 0.25),
+        ([PLAIN[0], PLAIN[0], PHRASE, PHRASE], [PHRASE] * 4, 0.5),
     ],
 )
 def test_a_stock_phrase_is_one_that_newly_many_answers_share(
