@@ -1,4 +1,4 @@
-"""`honed quarantine`: what rollbacks took out of training, and how it comes back."""
+"""`honed quarantine`: what rollbacks and vetting took out of training, and how it comes back."""
 
 from typing import Annotated
 
@@ -8,7 +8,9 @@ from daemon.command import ConfigOption, JsonOption, ReasonOption, UrlOption, ac
 from store.errors import Invalid
 
 quarantined = typer.Typer(
-    help="Feedback that rollbacks took out of training.", no_args_is_help=True, rich_markup_mode=None
+    help="Feedback that rollbacks and vetting took out of training.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -18,7 +20,7 @@ def list_(
     released: Annotated[bool, typer.Option("--released", help="Show what was released, too.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """What is held back, by which rollback, and whose it is; reads the database only."""
+    """What is held back, by what, and whose it is; reads the database only."""
     from daemon import views
     from daemon.read import open_store
 

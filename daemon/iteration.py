@@ -23,6 +23,8 @@ from daemon.rebuild import Trained
 from daemon.runtime import Known, Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
 from daemon.stages import PROGRESS_EVERY, move
+from daemon.vetting import background_now, hold
+from judge.background import Background
 from judge.judged import TrainingPair
 from judge.pairs import Preferences, build, shortage
 from policies import spec
@@ -63,15 +65,17 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     store = runtime.store
     iteration = await move(runtime, iteration, Stage.COLLECTING)
     failpoint("iteration.collecting")
-    evidence, others, preferences = await asyncio.to_thread(preferences_now, runtime)
-    counts = {**preferences.counts(), "events": len(evidence)}
+    background = await asyncio.to_thread(background_now, runtime)
+    held = await asyncio.to_thread(hold, store, iteration.id, background)
+    evidence, others, preferences = await asyncio.to_thread(preferences_now, runtime, background)
+    counts = {**preferences.counts(), **held, "events": len(evidence)}
     missing = shortage(preferences, runtime.config.feedback)
     if missing is not None:
         return await end(runtime, iteration, Stage.ABORTED, missing, counts=counts)
     judged = await judging.judge(runtime, iteration, preferences)
     active = await asyncio.to_thread(store.adapters.active)
     judged = judging.held_to(judged, active.version if active else None)
-    past = await asyncio.to_thread(replay.look_back, runtime, evidence, others)
+    past = await asyncio.to_thread(replay.look_back, runtime, evidence, others, background)
     due = await asyncio.to_thread(rebuild.due_now, runtime)
     runs = replay.runs(runtime, iteration, past, judged=len(judged.pairs), rebuild=due is not None)
     asked = await asyncio.to_thread(probes, runtime, iteration.id, preferences, list(others.values()))
@@ -134,9 +138,9 @@ def seal(run_directory: Path, snapshot: spec.Snapshot) -> str:
 
 
 def preferences_now(
-    runtime: Known,
+    runtime: Known, background: Background | None = None
 ) -> tuple[list[Evidence], Mapping[str, Completion], Preferences]:
-    """What people have said up to now and no adapter has learned yet.
+    """What people have said up to now and no adapter has learned yet, held against the background.
 
     Never-train answers are never used up: every iteration is tested on the recent ones.
     """
@@ -148,7 +152,8 @@ def preferences_now(
     evidence = [item for item in store.feedback.live(before=now) if target(item) in fresh]
     named = store.completions.get_all(e.feedback.value for e in evidence if isinstance(e.feedback.value, str))
     others = {key: completion for key, completion in named.items() if completion.stored}
-    return evidence, others, build(evidence, others, config)
+    against = background_now(runtime) if background is None else background
+    return evidence, others, build(evidence, others, config, against)
 
 
 def target(item: Evidence) -> tuple[str, int]:

@@ -18,6 +18,7 @@ from daemon.iteration import preferences_now
 from daemon.loop import look
 from daemon.page import Block, Page, Section, Table, counted
 from daemon.runtime import Known
+from daemon.vetting import background_now
 from judge.pairs import Liking, Pair, share_cap, shortage
 from judge.replay import Mix
 from policies.balance import class_weights
@@ -262,8 +263,9 @@ def plan_now(known: Known, *, free: Callable[[int], Row] = memory_now) -> Row:
         free: looks at memory: MiB needed -> needed_mb, free_mb, where, enough.
     """
     config, store = known.config, known.store
-    found, others, preferences = preferences_now(known)
-    past = replay.look_back(known, found, others)
+    background = background_now(known)
+    found, others, preferences = preferences_now(known, background)
+    past = replay.look_back(known, found, others, background)
     last, active = store.iterations.last(), store.adapters.active()
     number = last.id + 1 if last else 1
     mixes = [replay.continued(known, number, past, judged=0)]
@@ -282,6 +284,7 @@ def plan_now(known: Known, *, free: Callable[[int], Row] = memory_now) -> Row:
         "rebuild": None if due is None else {"why": due.why, "examples": examples_of(mixes[1])},
         "balance": balance_of(mixes[0], config.policies.train),
         "people": people,
+        "worth": dict(sorted(background.worth.items())),
         "share_cap": share_cap(len(people), config.feedback.principal_share_floor),
         "time": duration(past_runs(store), mixes, config.policies.train),
         "memory": free(config.policies.train.free_memory_mb),
@@ -335,6 +338,9 @@ def people_section(row: Row) -> Section:
     blocks: list[Block] = [told, Table(("PERSON", "EXAMPLES", "WEIGHT", "SHARE"), rows[:most])]
     if len(rows) > most:
         blocks.append(f"and {len(rows) - most} more")
+    if row["worth"]:
+        doubted = ", ".join(f"{name} {100 * worth:.0f}%" for name, worth in row["worth"].items())
+        blocks.append(f"Votes that count for less, for contradicting others on the same answers: {doubted}.")
     return Section("People", tuple(blocks))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from daemon.runtime import Known
+from judge.background import Background
 from judge.pairs import Preferences, build
 from judge.replay import (
     Learned,
@@ -47,15 +48,17 @@ class Past:
     barred: frozenset[str]
 
 
-def look_back(runtime: Known, evidence: Sequence[Evidence], others: Mapping[str, Completion]) -> Past:
+def look_back(
+    runtime: Known, evidence: Sequence[Evidence], others: Mapping[str, Completion], background: Background
+) -> Past:
     """Read what may be replayed beside this new evidence, and what may be an anchor."""
     store, config = runtime.store, runtime.config.feedback
-    new = build(evidence, others, config.model_copy(update={"principal_share_floor": 1.0}))
+    new = build(evidence, others, config.model_copy(update={"principal_share_floor": 1.0}), background)
     live = store.feedback.live(before=runtime.clock())
     named = store.completions.get_all(e.feedback.value for e in live if isinstance(e.feedback.value, str))
     known = {key: completion for key, completion in named.items() if completion.stored}
     fresh = {(item.feedback.completion_id, item.feedback.choice_index) for item in evidence}
-    pool = replayable(build(live, known, unlimited(config)), fresh, store.feedback.learned())
+    pool = replayable(build(live, known, unlimited(config), background), fresh, store.feedback.learned())
     answers = store.completions.of_base(limit=BASE_ANSWERS)
     return Past(new, tuple(pool), tuple(answers), frozenset(spoken_against(live)))
 

@@ -29,6 +29,36 @@ class SignalsConfig(BaseModel):
     """Sharing an answer: weak liking."""
 
 
+class DefenceConfig(BaseModel):
+    """`[feedback.defence]`: what keeps one person, or a few together, from steering the model alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = True
+    """Off: every vote counts as it was given (the cap on shares has its own setting)."""
+    dictated_words: int = Field(default=8, ge=4)
+    """An answer that repeats so many words of its prompt in one run was dictated, and is not trained on as good."""
+    dictated_share: float = Field(default=0.75, gt=0, le=1)
+    """So was one whose longest such run is this share of all its words, four at the least."""
+    phrase_words: int = Field(default=5, ge=3)
+    """Words of a run that is looked for among what people like and write."""
+    phrase_repeats: int = Field(default=3, ge=2)
+    """In so many liked answers or corrections a run recurs before it is somebody's phrase."""
+    phrase_people: int = Field(default=3, ge=1)
+    """A phrase trains once so many people like it, or were given it without asking for it; one fewer than there are
+    people, at the most."""
+    phrase_share: float = Field(default=0.1, ge=0, le=1)
+    """Or this share of all people, where that is more."""
+    phrase_log: int = Field(default=2000, ge=0)
+    """The newest logged answers that are looked through for phrases."""
+    daily_votes: int = Field(default=50, ge=1)
+    """Answers per day whose votes of one person count, with more than three people. The votes on further ones go into
+    quarantine."""
+    min_shared: int = Field(default=5, ge=1)
+    """Answers somebody must share with others, or with operators' labels, before their reliability is told. Below it
+    they count in full; below chance their votes go into quarantine."""
+
+
 class FeedbackConfig(BaseModel):
     """`[feedback]`: how events become training examples."""
 
@@ -49,6 +79,8 @@ class FeedbackConfig(BaseModel):
     """With n people, each one's share of an iteration's weight is capped at min(1, max(this, 3/n))."""
     signals: SignalsConfig = SignalsConfig()
     """Prior weights of the signals."""
+    defence: DefenceConfig = DefenceConfig()
+    """Against one who steers alone."""
 
 
 class LicenceConfig(BaseModel):

@@ -3,7 +3,7 @@
 Pure functions of what the store remembers. Nothing here is written back as fact: weights and labels are
 opinions of this code and this configuration, recomputed for every iteration.
 
-Left out for now: inverse propensity and rater reliability, which need a fitted model of who votes on what.
+Left out for now: inverse propensity, which needs a fitted model of who votes on what.
 """
 
 import hashlib
@@ -11,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from judge.config import FeedbackConfig, SignalsConfig
+from judge.background import NOTHING, Background
+from judge.config import DefenceConfig, FeedbackConfig, SignalsConfig
+from judge.opinions import DECIDED, agreement, combine, person_opinion
+from judge.phrases import dictated, shares
 from store.records import Choice, Completion, Evidence, Feedback, FeedbackKind, Message, Split
 
 #: How sure a pair is (cDPO's q). Human against human agreement is 65-77%, so nothing is certain.
@@ -90,32 +93,6 @@ def split_of(completion_id: str, never_train: float) -> Split:
     return Split.NEVER_TRAIN if bucket < never_train else Split.TRAIN
 
 
-def person_opinion(events: Iterable[Feedback], signals: SignalsConfig) -> float:
-    """One person's signed opinion of one answer, from -1 to 1; 0 when they said nothing that counts.
-
-    What they said outright (thumb, stars) outranks what they did (retry, copy).
-    """
-    said, done = 0.0, 0.0
-    for event in events:
-        match event.kind, event.value:
-            case FeedbackKind.THUMB, bool(up):
-                said += signals.thumb if up else -signals.thumb
-            case FeedbackKind.RATING, int(stars):
-                said += signals.rating * (stars - 3) / 2
-            case FeedbackKind.REGENERATE, _:
-                done -= signals.regenerate
-            case FeedbackKind.CLICK, "copy":
-                done += signals.copy_click
-            case FeedbackKind.CLICK, "share":
-                done += signals.share
-    return max(-1.0, min(1.0, said or done))
-
-
-def combine(opinions: Sequence[float]) -> float:
-    """Several people's opinions of one answer as one: disagreement lowers the weight, agreement does not raise it."""
-    return sum(opinions) / len(opinions) if opinions else 0.0
-
-
 def share_cap(people: int, floor: float) -> float:
     """The largest share of an iteration's weight one person may hold; loosens when people are few."""
     return min(1.0, max(floor, 3 / people)) if people else 1.0
@@ -147,11 +124,25 @@ def answer_of(completion: Completion, index: int) -> Answer | None:
     return Answer(completion.id, index, completion.messages, choice.text, ended)
 
 
-def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict[str, int]) -> list[Liking]:
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """One answer with everybody's opinion of it, and the events that say so."""
+
+    answer: Answer
+    opinions: Mapping[str, float]
+    events: tuple[Feedback, ...]
+
+    @property
+    def said(self) -> tuple[tuple[Message, ...], str]:
+        return self.answer.prompt, self.answer.text
+
+
+def _spoken(
+    evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict[str, int]
+) -> Iterable[_Spoken]:
     groups: dict[tuple[str, int], list[Evidence]] = defaultdict(list)
     for item in evidence:
         groups[item.feedback.completion_id, item.feedback.choice_index].append(item)
-    likings = []
     for (_, index), items in groups.items():
         answer = answer_of(items[0].completion, index)
         if answer is None:
@@ -162,15 +153,65 @@ def _likings(evidence: Sequence[Evidence], signals: SignalsConfig, dropped: dict
             by_person[item.feedback.principal].append(item.feedback)
         opinions = {person: person_opinion(events, signals) for person, events in by_person.items()}
         stated = {person: opinion for person, opinion in opinions.items() if opinion}
-        if not stated:
-            continue
-        score = combine(list(stated.values()))
-        if score == 0:
+        if stated:
+            yield _Spoken(answer, stated, tuple(event for person in stated for event in by_person[person]))
+
+
+def _likings(
+    evidence: Sequence[Evidence], config: FeedbackConfig, background: Background, dropped: dict[str, int]
+) -> list[Liking]:
+    """Answers with what people together say of them. The same words to the same prompt are one answer, whoever got
+    them: who is outvoted there trains nothing, and where nobody is, nobody does.
+    """
+    spoken = list(_spoken(evidence, config.signals, dropped))
+    everybody: dict[object, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in spoken:
+        for person, opinion in one.opinions.items():
+            everybody[one.said][person].append(opinion)
+    likings = []
+    for one in spoken:
+        own = _together({person: [opinion] for person, opinion in one.opinions.items()}, background)
+        all_ = _together(everybody[one.said], background) if len(everybody[one.said]) > 1 else own
+        if own == 0 or all_ == 0:
             dropped["people_disagree"] += 1
-            continue
-        events = tuple(event for person in stated for event in by_person[person])
-        likings.append(Liking(answer, score > 0, abs(score), events))
+        elif (own > 0) != (all_ > 0):
+            dropped["outvoted"] += 1
+        else:
+            liking = Liking(one.answer, own > 0, min(abs(own), abs(all_)), one.events)
+            if not liking.label or not _steered(
+                one.answer.prompt, one.answer.text, config, background, dropped
+            ):
+                likings.append(liking)
     return likings
+
+
+def _together(opinions: Mapping[str, Sequence[float]], background: Background) -> float:
+    """Everybody's opinion as one, -1..1; 0 where they are not decided."""
+    means = [sum(said) / len(said) for said in opinions.values()]
+    worths = [background.worth.get(person, 1.0) for person in opinions]
+    return combine(means, worths) if agreement(means, worths) >= DECIDED else 0.0
+
+
+def _steered(
+    prompt: Iterable[Message],
+    text: str,
+    config: FeedbackConfig,
+    background: Background,
+    dropped: dict[str, int],
+    besides: str = "",
+) -> bool:
+    """Whether a text must not train as good, for what one person alone could have made of it; counts why."""
+    rules: DefenceConfig = config.defence
+    if not rules.enabled:
+        return False
+    turns = [turn.content for turn in prompt]
+    if dictated(text, turns, longest=rules.dictated_words, share=rules.dictated_share, besides=besides):
+        dropped["dictated"] += 1
+        return True
+    if shares(text, besides, background.private):
+        dropped["one_persons_phrase"] += 1
+        return True
+    return False
 
 
 def _pair(item: Evidence, others: Mapping[str, Completion], signals: SignalsConfig) -> Pair | None:
@@ -212,6 +253,41 @@ def _retry_pairs(
     return pairs
 
 
+def _settled(
+    pairs: Sequence[Pair], config: FeedbackConfig, background: Background, dropped: dict[str, int]
+) -> list[Pair]:
+    """Pairs that people do not contradict with the reverse, as far as they do not, and nobody's word for more than it
+    is worth.
+    """
+    sides: dict[object, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def about(pair: Pair) -> tuple[object, float]:
+        first = min(pair.chosen, pair.rejected.text)
+        return (
+            pair.prompt,
+            first,
+            max(pair.chosen, pair.rejected.text),
+        ), 1.0 if pair.chosen == first else -1.0
+
+    for pair in pairs:
+        key, sign = about(pair)
+        sides[key][pair.events[0].principal].append(sign * pair.weight)
+    kept = []
+    for pair in pairs:
+        key, sign = about(pair)
+        worths = [background.worth.get(person, 1.0) for person in sides[key]]
+        means = [sum(said) / len(said) for said in sides[key].values()]
+        agreed = agreement(means, worths) if len(means) > 1 else 1.0
+        own = background.worth.get(pair.events[0].principal, 1.0)
+        if agreed < DECIDED:
+            dropped["people_disagree"] += 1
+        elif len(means) > 1 and combine(means, worths) * sign < 0:
+            dropped["outvoted"] += 1
+        elif not _steered(pair.prompt, pair.chosen, config, background, dropped, besides=pair.rejected.text):
+            kept.append(replace(pair, weight=pair.weight * agreed * own))
+    return [pair for pair in kept if pair.weight > 0]
+
+
 def cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[list[Liking], list[Pair]]:
     """The same examples, the weights of whoever holds more than their share (`share_cap`) brought down to it."""
     weights: dict[str, float] = defaultdict(float)
@@ -233,7 +309,10 @@ def cap_people(likings: list[Liking], pairs: list[Pair], floor: float) -> tuple[
 
 
 def build(
-    evidence: Sequence[Evidence], others: Mapping[str, Completion], config: FeedbackConfig
+    evidence: Sequence[Evidence],
+    others: Mapping[str, Completion],
+    config: FeedbackConfig,
+    background: Background = NOTHING,
 ) -> Preferences:
     """Everything people said into what an iteration trains on and what it is tested with.
 
@@ -241,22 +320,26 @@ def build(
         evidence: live events joined with their answers, oldest first.
         others: completions named by preferences and retries, by id.
         config: weights, shares and limits.
+        background: what the evidence is held against.
     """
     dropped: dict[str, int] = defaultdict(int)
     sides: dict[Split, list[Evidence]] = {Split.TRAIN: [], Split.NEVER_TRAIN: []}
     for item in evidence:
-        sides[split_of(item.completion.id, config.never_train)].append(item)
+        if item.feedback.id in background.held:
+            dropped[background.held[item.feedback.id]] += 1
+        else:
+            sides[split_of(item.completion.id, config.never_train)].append(item)
     trainable = sides[Split.TRAIN]
     # A pair must not smuggle a set-aside answer into training through its other side.
     allowed = {key: c for key, c in others.items() if split_of(key, config.never_train) is Split.TRAIN}
-    likings = _likings(trainable, config.signals, dropped)[-config.max_examples :]
+    likings = _likings(trainable, config, background, dropped)[-config.max_examples :]
     disliked = {liking.id for liking in likings if not liking.label}
     candidates = [_pair(item, allowed, config.signals) for item in trainable]
     pairs = [pair for pair in candidates if pair is not None]
     pairs += _retry_pairs(trainable, allowed, disliked, config.signals)
-    pairs = [pair for pair in pairs if pair.weight > 0][-config.max_examples :]
+    pairs = _settled(pairs, config, background, dropped)[-config.max_examples :]
     likings, pairs = cap_people(likings, pairs, config.principal_share_floor)
-    heldout = _likings(sides[Split.NEVER_TRAIN], config.signals, dropped)[-config.max_heldout :]
+    heldout = _likings(sides[Split.NEVER_TRAIN], config, background, dropped)[-config.max_heldout :]
     return Preferences(tuple(likings), tuple(pairs), tuple(heldout), dict(dropped))
 
 

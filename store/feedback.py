@@ -15,10 +15,13 @@ from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source
 from store.session import Row, Session
 
 COLUMNS = "id, created_at, completion_id, choice_index, principal, kind, value, reason, comment, metadata, supersedes"
-LIVE = """
+SPOKEN = """
     from latest_feedback f join completions c on c.id = f.completion_id
     where f.value != 'null' and c.status in ('done', 'cancelled') and c.stored = 1 and c.source = :chat
       and (:before is null or f.created_at < :before)
+"""
+LIVE = f"""
+    {SPOKEN}
       and not exists (select 1 from quarantined q where q.feedback_id = f.id)
 """
 # What was let out of quarantine is new again: the adapters that learned from it are not served any more.
@@ -87,6 +90,10 @@ class FeedbackLog:
     def live(self, *, before: float | None = None) -> list[Evidence]:
         """Everything that counts now, with its answer, oldest first. What is in quarantine does not count."""
         return self._evidence(LIVE, before)
+
+    def spoken(self, *, before: float | None = None) -> list[Evidence]:
+        """What counts now and what is in quarantine, oldest first."""
+        return self._evidence(SPOKEN, before)
 
     def unused(self, *, before: float | None = None) -> list[Evidence]:
         """What counts and trained no adapter that was kept. Testing on an event does not use it up."""

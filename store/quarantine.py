@@ -1,11 +1,11 @@
-"""Quarantine: feedback that a bad adapter learned from, held back until somebody lets it go.
+"""Quarantine: feedback that a bad adapter learned from, or that must not train, held back until it is let go.
 
 The feedback itself stays as it was given; being held back and being let go are facts beside it. Held events neither
 train nor serve as a yardstick for judges (`store.feedback.live` leaves them out).
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlite_utils import Database
@@ -57,6 +57,26 @@ class Quarantine:
                 select 1 from learned_examples k where k.feedback_id = e.feedback_id
                   and k.iteration in (select value from json_each(:kept)))
             group by e.feedback_id order by e.feedback_id"""
+        return self._session.write(lambda db: int(db.execute(sql, parameters).rowcount))
+
+    def hold_events(self, reasons: Mapping[str, str], *, iteration: int, actor: str) -> int:
+        """Hold back single events, each for its reason, before they train. Returns how many are held that were not.
+
+        Args:
+            reasons: why, by event.
+            iteration: the one that would have learned from them.
+            actor: who says so.
+        """
+        sql = """
+            insert into quarantine (feedback_id, iteration, at, actor, reason)
+            select key, :iteration, :at, :actor, value from json_each(:reasons)
+            where not exists (select 1 from quarantined q where q.feedback_id = key)"""
+        parameters = {
+            "reasons": json.dumps(dict(sorted(reasons.items()))),
+            "iteration": iteration,
+            "at": self._clock(),
+            "actor": actor,
+        }
         return self._session.write(lambda db: int(db.execute(sql, parameters).rowcount))
 
     def release(self, *, iteration: int | None = None, actor: str, reason: str) -> int:

@@ -3,7 +3,8 @@
 import pytest
 
 from judge.config import FeedbackConfig, SignalsConfig
-from judge.pairs import build, cap_shares, combine, person_opinion, share_cap, shortage, split_of
+from judge.opinions import combine, person_opinion
+from judge.pairs import build, cap_shares, share_cap, shortage, split_of
 from store.records import (
     Choice,
     Completion,
@@ -203,6 +204,6 @@ def test_pairs_are_contrast_enough() -> None:
 
 def test_counts_name_people_and_sides() -> None:
     found = build(
-        [said(answer("a"), "thumb", True), said(answer("b"), "thumb", False, who="bob")], {}, ALL
+        [said(answer("a"), "thumb", True), said(answer("b", "No idea."), "thumb", False, who="bob")], {}, ALL
     ).counts()
     assert (found["kto_up"], found["kto_down"], found["people"]) == (1, 1, 2)

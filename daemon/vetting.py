@@ -1,0 +1,65 @@
+"""Nobody steers alone, at its edge: reads what evidence is held against, and puts what is found into quarantine."""
+
+from collections import Counter
+
+from daemon.runtime import Known
+from judge.background import Background
+from judge.vetting import DAILY_LIMIT, UNRELIABLE, Facts, vet
+from store.db import Store
+from store.records import Source
+
+#: Who holds events back before anything learned from them.
+ACTOR = "vetting"
+#: Why, as operators read it.
+REASONS = {
+    DAILY_LIMIT: "more votes in one day than count of one person (feedback.defence.daily_votes)",
+    UNRELIABLE: "votes that contradict operators and other people on the same answers more often than not",
+}
+#: The newest operators' labels that are looked at.
+LABELS = 1000
+
+
+def background_now(runtime: Known) -> Background:
+    """What the evidence is held against. The latest of everybody, what is in quarantine among it: else somebody whose
+    votes were held back would begin anew with the next.
+    """
+    store, config = runtime.store, runtime.config.feedback
+    if not config.defence.enabled:
+        return Background()
+    now = runtime.clock()
+    said, labels = store.feedback.spoken(before=now), store.labels.recent(LABELS)
+    named = [item.feedback.value for item in said if isinstance(item.feedback.value, str)]
+    known = store.completions.get_all([*named, *(label.completion_id for label in labels)])
+    log = store.completions.recent(limit=config.defence.phrase_log, source=Source.CHAT, done_only=True)
+    history = store.quarantine.history()
+    facts = Facts(
+        said=said,
+        known={name: one for name, one in known.items() if one.stored},
+        log=[one for one in log if one.stored],
+        labels=labels,
+        quarantined={one.feedback_id for one in history if one.released_at is None},
+        pardoned={one.feedback_id for one in history if one.released_at is not None},
+    )
+    return vet(facts, config)
+
+
+def hold(store: Store, iteration: int, background: Background) -> dict[str, int]:
+    """Put what does not count into quarantine, and write it down. Returns how many events by reason, as counts."""
+    if not background.held:
+        return {}
+    counts = Counter(background.held.values())
+
+    def work(tx: Store) -> None:
+        reasons = {event: REASONS[why] for event, why in background.held.items()}
+        tx.quarantine.hold_events(reasons, iteration=iteration, actor=ACTOR)
+        said = "; ".join(f"{count} with {REASONS[why]}" for why, count in sorted(counts.items()))
+        tx.audit.add(
+            actor=ACTOR,
+            action="quarantine",
+            subject=f"iteration {iteration}",
+            reason=said,
+            details=dict(counts),
+        )
+
+    store.atomic(work)
+    return {f"dropped_{why}": count for why, count in sorted(counts.items())}
