@@ -1,10 +1,11 @@
 """Simulated harm after a promotion, and none: how many votes until honed goes back, and how often it does so in vain.
 
-Real store, real canary and watch, real rollback; the engine is the fake one, because nobody reads the answers. People
-like three answers in four. After the promotion they like fewer of them (harm) or as many as before (none). Every vote
-comes with one more answer nobody votes on, and one answer in twenty is asked for again, so that all that is watched
-has its chance of a false alarm. honed looks after every fifth vote. Prints a table and writes
-benchmarks/results/live_harm.json.
+Real store, real canary and watch, real rollback; the engine is the fake one, because nobody reads the answers.
+People like three answers in four on average, some more, some less (drawn from Beta(3, 1)). After the promotion they
+like fewer of them (harm) or as many as before (none). Every vote comes with one more answer nobody votes on, and
+one answer in twenty is asked for again, so that all that is watched has its chance of a false alarm. honed looks
+after every tenth vote. Some rows have few people, or days on which votes come faster and answers slower than at
+night. Prints a table and writes benchmarks/results/live_harm.json.
 
     python -m benchmarks.bench_live_harm
 """
@@ -16,6 +17,7 @@ import logging
 import random
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,13 +46,18 @@ from store.records import (
 
 RESULTS = Path(__file__).parent / "results" / "live_harm.json"
 NEW = "it0001-00000001"
-LIKED = 0.75
 RETRIED = 0.05
 PEOPLE = 200
-#: Votes between two looks.
-BATCH = 5
+#: Votes between two looks. What was found stays found, so looking more often only finds it sooner.
+BATCH = 10
 #: Seconds from one vote to the next.
 PACE = 60.0
+DAY = 86_400.0
+#: Where the load changes: by day votes come so many times as fast, and answers take so many times as long.
+DAY_VOTES, DAY_LATENCY = 4.0, 3.0
+#: Parameters of Beta for the share of answers that a person likes, and its mean.
+STRICTNESS = (3.0, 1.0)
+LIKED = STRICTNESS[0] / sum(STRICTNESS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +72,40 @@ class Case:
     """Votes on the new version that a run may take."""
     step_votes: int = 400
     """Votes that pass the canary's step."""
+    people: int = PEOPLE
+    load: bool = False
+    """Whether there are day and night."""
 
 
 CASES = (
     *(
         Case(f"watch, {drop:.0%} drop, {history} votes before", drop, history)
-        for drop in (0.2, 0.1, 0.0)
-        for history in (50, 200, 400)
+        for drop, histories in ((0.2, (50, 200, 400)), (0.1, (200, 400)), (0.0, (50, 200, 400)))
+        for history in histories
+    ),
+    *(
+        Case(f"watch, {drop:.0%} drop, 200 votes before, household of 3", drop, 200, people=3)
+        for drop in (0.2, 0.0)
     ),
     *(
         Case(f"canary of 25%, {drop:.0%} drop, open for 200 votes", drop, 0, 0.25, 200, 200)
         for drop in (0.2, 0.1, 0.0)
+    ),
+    *(
+        Case(f"canary of 25%, {drop:.0%} drop, open for 200 votes of 40 people", drop, 0, 0.25, 200, 200, 40)
+        for drop in (0.2, 0.0)
+    ),
+    *(
+        Case(
+            f"canary of 5%, {drop:.0%} drop, open for 60 votes, day and night",
+            drop,
+            0,
+            0.05,
+            60,
+            60,
+            load=True,
+        )
+        for drop in (0.2, 0.0)
     ),
     *(
         Case(f"canary of 25% passed at 20 votes, then watch, {drop:.0%} drop", drop, 200, 0.25, 400, 20)
@@ -88,7 +118,9 @@ class World:
     """A store, people, and a clock that votes push on."""
 
     def __init__(self, case: Case, seed: int) -> None:
-        self.case, self.rng, self.now, self.count = case, random.Random(f"{case.name}/{seed}"), 1e9, 0
+        self.case, self.rng, self.count = case, random.Random(f"{case.name}/{seed}"), 0
+        self.now = 1e9 + (self.rng.random() * DAY if case.load else 0.0)
+        self.liked = [self.rng.betavariate(*STRICTNESS) for _ in range(case.people)]
         self.store = Store.memory(clock=lambda: self.now)
         canary = {"steps": [case.canary] if case.canary else [], "votes": case.step_votes, "min_hours": 0}
         settings = {"store": {"directory": "/nonexistent"}, "daemon": {"canary": canary}}
@@ -100,6 +132,11 @@ class World:
             "b" * 16,
             clock=lambda: self.now,
         )
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is day, the second half of it."""
+        return self.case.load and self.now % DAY >= DAY / 2
 
     def answer(self, tx: Store, person: str, adapter: str | None) -> str:
         """An answer as it is recorded, a retry now and then; returns its id."""
@@ -117,7 +154,7 @@ class World:
             status=CompletionStatus.DONE,
             choices=(Choice(0, "!", "stop", tokens),),
             completion_tokens=tokens,
-            latency_s=tokens * self.rng.lognormvariate(-3.0, 0.3),
+            latency_s=tokens * self.rng.lognormvariate(-3.0, 0.3) * (DAY_LATENCY if self.busy else 1.0),
         )
         tx.completions.begin(row)
         # `begin` does not write how it ended.
@@ -131,13 +168,15 @@ class World:
     def say(self, tx: Store, answer: str, person: str, kind: FeedbackKind, value: bool | str) -> None:
         tx.feedback.add(Feedback(f"{kind}-{answer}", self.now, answer, 0, person, kind, value))
 
-    def vote(self, tx: Store, serve: Any) -> bool:
+    def vote(self, tx: Store, serve: Callable[[str], str | None]) -> bool:
         """One person asks twice and votes once. Returns whether the new version answered."""
-        self.now += PACE
-        person = f"p{self.rng.randrange(PEOPLE)}"
+        self.now += PACE / (DAY_VOTES if self.busy else 1.0)
+        who = self.rng.randrange(self.case.people)
+        person = f"p{who}"
         adapter = serve(person)
         self.answer(tx, person, adapter)
-        liked = LIKED - (self.case.drop if adapter == NEW else 0.0)
+        # In proportion, so that nobody likes less than nothing and the mean drop is the row's.
+        liked = self.liked[who] * (1 - self.case.drop / LIKED if adapter == NEW else 1.0)
         self.say(tx, self.answer(tx, person, adapter), person, FeedbackKind.THUMB, self.rng.random() < liked)
         return bool(adapter == NEW)
 
@@ -160,7 +199,7 @@ class World:
         self.store.atomic(commit)
 
     def batch(self) -> int:
-        """Votes until five are on the new version; nothing changes hands in between. Returns how many were."""
+        """Votes until so many are on the new version; nothing changes hands in between. Returns how many were."""
 
         def commit(tx: Store) -> int:
             canary, active = tx.canaries.open(), tx.adapters.active()
@@ -228,20 +267,21 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this; nothing is written then")
     arguments = parser.parse_args()
     rows, began = [], time.monotonic()
-    print(f"{'case':62} {'back':>6} {'median':>7} {'p95':>5}")
+    print(f"{'case':66} {'back':>6} {'median':>7} {'p95':>5}")
     with ProcessPoolExecutor(arguments.processes) as pool:
         for case in (one for one in CASES if arguments.only in one.name):
             tasks = [(case, seed) for seed in range(arguments.runs)]
             row = figures(case, list(pool.map(run, tasks, chunksize=5)))
             rows.append(row)
             median, p95 = row["median_votes"] or "-", row["p95_votes"] or "-"
-            print(f"{case.name:62} {row['rolled_back']:6.1%} {median:>7} {p95:>5}", flush=True)
+            print(f"{case.name:66} {row['rolled_back']:6.1%} {median:>7} {p95:>5}", flush=True)
     worst = max((row["rolled_back"] for row in rows if row["drop"] == 0), default=0.0)
     print(f"false rollbacks: {worst:.1%} at most; 5% allowed; {time.monotonic() - began:.0f} s")
     if not arguments.only:
         told = {
             "command": f"python -m benchmarks.bench_live_harm --runs {arguments.runs}",
             "liked_before": LIKED,
+            "strictness_beta": STRICTNESS,
             "look_every_votes": BATCH,
             "cases": rows,
             "worst_false_rollbacks": worst,
