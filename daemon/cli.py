@@ -245,6 +245,28 @@ def export(
     )
 
 
+@app.command("import")
+def import_(
+    path: Annotated[
+        Path, typer.Argument(help="JSON or JSON Lines file, or a folder of them such as `honed export` writes.")
+    ],
+    config: ConfigOption = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Import the other rows where some cannot be.")
+    ] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Read KTO rows, preference rows or Open WebUI's feedback export into the log; the service must not run."""
+    import time
+
+    from daemon import views
+    from daemon.importing import import_files
+
+    directory = settings(config).store.directory
+    row = import_files(directory, path, skip_bad=skip_bad, at=time.time())
+    views.show(row, views.imported, as_json=json_)
+
+
 @app.command()
 def doctor(config: ConfigOption = None, json_: JsonOption = False) -> None:
     """Find what is wrong with this installation, and say what to do."""

@@ -263,7 +263,7 @@ def written_answers(intent: Intent) -> tuple[Completion | None, dict[str, Any]]:
         id=f"label-{intent.id}",
         created_at=intent.created_at,
         principal=intent.principal,
-        source=Source.IMPORT,
+        source=Source.LABEL,
         messages=(Message(Role.USER, about["prompt"]),),
         sampling=Sampling(),
         adapter=None,

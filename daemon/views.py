@@ -343,3 +343,9 @@ class Progress:
         if self._plain and text != self._last:
             print(text, file=sys.stderr, flush=True)
         self._last = text
+
+
+def imported(row: Row) -> str:
+    """What became of an import's rows."""
+    lines = [f"skipped: {one}" for one in row["bad"]]
+    return "\n".join([*lines, f"{row['rows']} rows read: {row['added']} new, {row['known']} there already"])

@@ -166,7 +166,7 @@ def gather(
     dropped: Counter[str] = Counter()
 
     def unseen(completion: Completion) -> bool:
-        if weights == "base" or completion.source is Source.IMPORT:
+        if weights == "base" or completion.source is Source.LABEL:
             return True
         # The model's own samples train as judged pairs, whatever side their ids are on.
         aside = split_of(completion.id, feedback.never_train) is Split.NEVER_TRAIN

@@ -6,6 +6,7 @@ with another body it is a conflict. Both are decided inside the transaction that
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 from sqlite_utils import Database
 
@@ -15,9 +16,12 @@ from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source
 from store.session import Row, Session
 
 COLUMNS = "id, created_at, completion_id, choice_index, principal, kind, value, reason, comment, metadata, supersedes"
+#: Where answers come from that people's opinions of train.
+SPOKEN_OF = (Source.CHAT, Source.IMPORT)
 SPOKEN = """
     from latest_feedback f join completions c on c.id = f.completion_id
-    where f.value != 'null' and c.status in ('done', 'cancelled') and c.stored = 1 and c.source = :chat
+    where f.value != 'null' and c.status in ('done', 'cancelled') and c.stored = 1
+      and c.source in (select value from json_each(:sources))
       and (:before is null or f.created_at < :before)
 """
 LIVE = f"""
@@ -75,6 +79,14 @@ class FeedbackLog:
             raise NotFound(f"no feedback {feedback_id!r}", param="id")
         return feedback_of(rows[0])
 
+    def known(self, ids: Iterable[str]) -> set[str]:
+        """Those of the ids that are in the log."""
+        wanted = json.dumps(sorted(set(ids)))
+        rows = self._session.rows(
+            "select id from feedback where id in (select value from json_each(?))", [wanted]
+        )
+        return {row["id"] for row in rows}
+
     def events(self, completion_id: str) -> list[Feedback]:
         """Everything said about an answer, oldest first."""
         return self._select("feedback where completion_id = :id order by seq", id=completion_id)
@@ -121,7 +133,7 @@ class FeedbackLog:
         names = ", ".join(f"f.{name.strip()}" for name in COLUMNS.split(","))
         rows = self._session.rows(
             f"select {names} {condition} order by f.seq",
-            {"before": before, "chat": Source.CHAT.value},
+            {"before": before, "sources": json.dumps([source.value for source in SPOKEN_OF])},
         )
         events = [feedback_of(row) for row in rows]
         answers = Completions(self._session).get_all(event.completion_id for event in events)

@@ -29,7 +29,7 @@ class Label:
     """An operator's opinion, kept to measure judges by; it never trains.
 
     `good` says whether the answer `completion_id`/`choice_index` is good; or that answer is better than
-    `other_id`/`other_index`. Texts that honed never gave become a completion (source `import`) first.
+    `other_id`/`other_index`. Texts that honed never gave become a completion (source `label`) first.
     """
 
     id: str

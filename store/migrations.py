@@ -269,6 +269,13 @@ def m008_moves_back(db: Database) -> None:
               and audit.subject = coalesce(activations.version, 'base') and abs(audit.at - activations.at) < 1)""")
 
 
+@MIGRATIONS()
+def m009_labels_by_themselves(db: Database) -> None:
+    # Imported answers train and test as people's own do; texts that operators wrote for a label do neither.
+    db.execute("update completions set source = 'label' where source = 'import'")
+    db.execute("alter table labels add column same integer not null default 0")
+
+
 def pending(db: Database) -> list[str]:
     """Names of the steps this database still lacks.
 

@@ -49,12 +49,16 @@ class Sampling:
 
 
 class Source(StrEnum):
-    """Where a completion comes from. Only `chat` was asked by a person for its own sake."""
+    """Where a completion comes from. Only `chat` was asked here, by a person, for its own sake.
+
+    `import`: read from a file together with what somebody said of it. `label`: texts an operator wrote to compare.
+    """
 
     CHAT = "chat"
     TASK = "task"
     SAMPLE = "sample"
     IMPORT = "import"
+    LABEL = "label"
 
 
 class CompletionStatus(StrEnum):

@@ -168,7 +168,7 @@ def test_a_policy_that_judges_is_not_measured_on_what_it_may_have_learned_from()
         answer(ASIDE),
         answer(TRAIN),
         answer(ASIDE_2, source=Source.SAMPLE),
-        answer(TRAIN_2, source=Source.IMPORT),
+        answer(TRAIN_2, source=Source.LABEL),
     ]
     labels = [label(f"l{number}", completion.id, good=True) for number, completion in enumerate(answers)]
     base = found(labels=labels, completions=answers)
@@ -268,7 +268,7 @@ def test_nobody_silences_others_by_speaking_of_their_answers() -> None:
 
 def test_few_people_and_operators_have_no_share() -> None:
     assert len(found(crowded(50, 2), max_labels=1000).items) == 52
-    texts = [answer(f"import{number}", source=Source.IMPORT) for number in range(60)]
+    texts = [answer(f"import{number}", source=Source.LABEL) for number in range(60)]
     labels = [label(f"l{n}", text.id, good=True) for n, text in enumerate(texts)]
     humans = found(crowded(3, 9), labels, texts, max_labels=1000)
     assert sum(item.source == "label" for item in humans.items) == 60
@@ -294,7 +294,7 @@ def test_answers_to_one_prompt_are_one_question_of_bounded_size() -> None:
 
 
 def test_position_tells_nothing_and_order_is_stable() -> None:
-    texts = [answer(f"import{number}", source=Source.IMPORT) for number in range(300)]
+    texts = [answer(f"import{number}", source=Source.LABEL) for number in range(300)]
     labels = [label(f"l{n}", text.id, other_id=text.id, other_index=1) for n, text in enumerate(texts)]
     humans = found(labels=labels, completions=texts, max_labels=600)
     first = sum(item.goods[0] for item in humans.items)
