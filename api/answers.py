@@ -171,7 +171,7 @@ async def settle(run: Run, status: CompletionStatus, services: Services, *, cut_
         services.store.completions.finish,
         run.completion.id,
         status=status,
-        choices=[draft.choice(stored=run.completion.stored) for draft in run.drafts],
+        choices=[services.privacy.choice(draft.choice(stored=run.completion.stored)) for draft in run.drafts],
         usage=(usage.prompt_tokens, usage.completion_tokens),
         first_token_s=None if first is None else first - began,
         latency_s=None if cut_off else latency,

@@ -11,12 +11,14 @@ from api import auth, errors
 from api.config import ApiConfig
 from api.deps import Services
 from api.middleware import BodyLimit, RequestContext
+from api.privacy import Privacy
 from api.routes import chat, feedback, health, models, operator, pages
 from policies.engine import Engine
+from store.config import PrivacyConfig
 from store.db import Store
 
 
-def create_app(
+def create_app(  # noqa: PLR0913 - what an app is made of, by name
     *,
     store: Store,
     engine: Engine,
@@ -24,17 +26,26 @@ def create_app(
     clock: Callable[[], float] = time.time,
     secret: bytes | None = None,
     attested: Collection[str] | None = None,
+    privacy: PrivacyConfig | None = None,
 ) -> FastAPI:
     """Build the app. Starting and closing store and engine stays with the caller.
 
     `secret` signs receipts; without one they hold until the process ends. `attested`: as in `Services`.
+    `privacy`: what is not kept; the defaults where nothing is said.
 
     Raises:
         ConfigError: the keys file is not what it should be.
     """
     keys = None if settings.keys_file is None else auth.load_keys(settings.keys_file)
     services = Services(
-        store, engine, settings, clock, secret or secrets.token_bytes(32), keys, attested=attested
+        store,
+        engine,
+        settings,
+        clock,
+        secret or secrets.token_bytes(32),
+        keys,
+        attested=attested,
+        privacy=Privacy.of(privacy or PrivacyConfig()),
     )
     # No interactive docs: theirs come from another host. docs/http-api.md and /openapi.json say the same.
     app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False)

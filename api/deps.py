@@ -10,7 +10,9 @@ from api import auth, receipts
 from api.auth import Key, Principal, Scope
 from api.config import ApiConfig
 from api.meters import Meters
+from api.privacy import Privacy
 from policies.engine import Engine
+from store.config import PrivacyConfig
 from store.db import Store
 from store.records import Completion
 
@@ -29,6 +31,7 @@ class Services:
     keys: tuple[Key, ...] | None
     meters: Meters = field(default_factory=Meters)
     attested: Collection[str] | None = None
+    privacy: Privacy = field(default_factory=lambda: Privacy.of(PrivacyConfig()))
 
     async def open_versions(self) -> frozenset[str]:
         """Versions that may answer now."""

@@ -217,7 +217,7 @@ class FeedbackRequest(Wire):
 
 class OperatorRequest(Wire):
     """`POST /v1/operator/{kind}`. `version` is for promote and rollback, `quarantine` for rollback, `iteration` and
-    `all` for release, everything after them for label.
+    `all` for release, `user` for forget, everything after them for label.
     """
 
     reason: Text | None = Field(default=None, max_length=1000)
@@ -225,6 +225,7 @@ class OperatorRequest(Wire):
     quarantine: bool | None = None
     iteration: int | None = Field(default=None, ge=1, lt=2**63)
     all: bool | None = None
+    user: Text | None = Field(default=None, min_length=1, max_length=512)
     completion_id: Text | None = Field(default=None, min_length=1, max_length=128)
     choice_index: int = Field(default=0, ge=0, lt=128)
     good: bool | None = None

@@ -9,6 +9,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from daemon.promote import Settlement, settle
 from daemon.rebuild import Trained
 from daemon.runtime import Known, Runtime, adapter_path
 from daemon.snapshot import make_snapshot, probes, trainer_spec
-from daemon.stages import PROGRESS_EVERY, move
+from daemon.stages import PROGRESS_EVERY, move, to_its_end
 from daemon.vetting import background_now, hold
 from judge.background import Background
 from judge.judged import TrainingPair
@@ -79,8 +80,8 @@ async def collect(runtime: Runtime, iteration: Iteration) -> Iteration:
     due = await asyncio.to_thread(rebuild.due_now, runtime)
     runs = replay.runs(runtime, iteration, past, judged=len(judged.pairs), rebuild=due is not None)
     asked = await asyncio.to_thread(probes, runtime, iteration.id, preferences, list(others.values()))
-    digest = await asyncio.to_thread(
-        seal_runs, runtime, iteration, runs, incumbent=active, judged=judged.pairs, asked=asked
+    digest = await to_its_end(
+        partial(seal_runs, runtime, iteration, runs, incumbent=active, judged=judged.pairs, asked=asked)
     )
     failpoint("iteration.snapshot.written")
     changes = {

@@ -6,10 +6,11 @@ rollback, pause and status work while one trains.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from daemon import canary, iteration, promote, quarantine, schedule, watch
+from daemon import canary, forget, iteration, promote, quarantine, schedule, watch
 from daemon.live import PAUSED, Live
 from daemon.runtime import Known, Runtime
 from store.db import Store
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 SCHEDULE = "schedule"
 #: Labels written down in one tick at the most.
 LABELS_A_TICK = 100
+#: Seconds until an order to forget that something stood in the way of is taken up again.
+FORGET_AGAIN = 30.0
 
 
 class Loop:
@@ -52,7 +55,9 @@ class Loop:
             IntentKind.RESUME: self._resume,
             IntentKind.LABEL: self._label,
             IntentKind.RELEASE: self._release,
+            IntentKind.FORGET: self._forget,
         }
+        self._forget_again = 0.0
 
     async def tick(self) -> None:
         """Intents first, so that a pause given now stops what would start now."""
@@ -206,6 +211,27 @@ class Loop:
 
     async def _roll_back(self, intent: Intent) -> None:
         await promote.roll_back(self.runtime, intent.arguments.get("version"), order(intent))
+
+    async def stop_iteration(self, reason: str) -> None:
+        """End the running iteration for good; what people said stays unused, and the next one starts from it."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+            self.task = None
+        left = await asyncio.to_thread(self.runtime.store.iterations.running)
+        if left is not None:
+            await iteration.end(self.runtime, left, Stage.ABORTED, reason)
+        await self.close_train_intents()
+
+    async def _forget(self, intent: Intent) -> None:
+        """An order to forget never fails: what is in the way is logged, and it goes on where it was left."""
+        if time.monotonic() < self._forget_again:
+            return
+        try:
+            await forget.forget(self.runtime, intent, self.stop_iteration)
+        except Exception:
+            log.exception("forgetting was interrupted and goes on in %g s", FORGET_AGAIN)
+            self._forget_again = time.monotonic() + FORGET_AGAIN
 
     async def _pause(self, intent: Intent) -> None:
         await self._set_paused(intent, paused=True)

@@ -201,6 +201,7 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         engine=runtime.engine,
         settings=config.api,
         attested=runtime.attested,
+        privacy=config.store.privacy,
         secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
     )
     server = uvicorn.Server(

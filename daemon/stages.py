@@ -2,10 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from daemon.opinions import OnProgress
 from daemon.runtime import Runtime
 from store.records import Iteration, Stage
+
+T = TypeVar("T")
 
 #: Seconds between two writes of progress.
 PROGRESS_EVERY = 1.0
@@ -24,6 +28,16 @@ def progress(runtime: Runtime, iteration: Iteration, phase: str) -> OnProgress:
         await asyncio.to_thread(runtime.store.iterations.set_progress, iteration.id, row)
 
     return show
+
+
+async def to_its_end(work: Callable[[], T]) -> T:
+    """Run what writes files on a thread; cancelled, first let it end: nothing may be written after a stop."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def move(runtime: Runtime, iteration: Iteration, stage: Stage) -> Iteration:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from sqlite_utils import Database
 
@@ -51,15 +51,20 @@ class Completions:
         first_token_s: float | None = None,
         latency_s: float | None = None,
     ) -> None:
-        """Record how an answer ended. `usage` is prompt and completion tokens; times in seconds."""
+        """Record how an answer ended. `usage` is prompt and completion tokens; times in seconds.
+
+        Without its text, where the person was forgotten while it was written.
+        """
 
         def work(db: Database) -> None:
+            row = db.execute("select stored from completions where id = ?", [completion_id]).fetchone()
+            kept = choices if row is None or row[0] else [replace(choice, text="") for choice in choices]
             db.execute(
                 "update completions set status = ?, prompt_tokens = ?, completion_tokens = ?, first_token_s = ?, "
                 "latency_s = ? where id = ?",
                 [status.value, *usage, first_token_s, latency_s, completion_id],
             )
-            insert_choices(db, completion_id, choices)
+            insert_choices(db, completion_id, kept)
 
         self._session.write(work)
 

@@ -1,8 +1,37 @@
 """`[store]`: where state lives."""
 
+import re
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class PrivacyConfig(BaseModel):
+    """`[store.privacy]`: what is not kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    redact: tuple[Literal["key", "card", "email"], ...] = ("key", "card", "email")
+    """Kinds of secrets that are stored as "[key]" and so on, in prompts, answers, edits and comments: API keys and
+    private keys, payment cards, e-mail addresses. People still get the answer as it was. Empty: none."""
+    redact_patterns: tuple[str, ...] = ()
+    """Regular expressions of your own; what they match is stored as "[redacted]"."""
+    excluded: tuple[str, ...] = ()
+    """People who are answered and never learned from: nothing of theirs is stored, as with `store: false`. Principals
+    ("key:ann", "owui:ID", "local"), or the `user` that an application sends."""
+
+    @field_validator("redact_patterns")
+    @classmethod
+    def _expressions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            try:
+                found = re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            if found.match(""):
+                raise ValueError(f"{pattern!r} matches nothing at all, so it would match everywhere")
+        return value
 
 
 class StoreConfig(BaseModel):
@@ -12,3 +41,5 @@ class StoreConfig(BaseModel):
 
     directory: Path = Field(default=Path("var"))
     """State directory: database, models, run directories with their adapters. One service at a time holds it."""
+    privacy: PrivacyConfig = PrivacyConfig()
+    """What is not kept."""

@@ -20,6 +20,7 @@ from store.canaries import Canaries
 from store.completions import Completions
 from store.errors import AlreadyRunning, HonedError, NotFound
 from store.feedback import FeedbackLog
+from store.forgetting import Forgetting
 from store.intents import Intents
 from store.iterations import Iterations
 from store.judgements import Judgements
@@ -28,7 +29,17 @@ from store.metrics import Metrics
 from store.migrations import MIGRATIONS, pending
 from store.outcomes import Outcomes
 from store.quarantine import Quarantine
-from store.session import Inside, Live, Readers, ReadOnly, Session, Writer, connect_reader, connect_writer
+from store.session import (
+    Inside,
+    Live,
+    Readers,
+    ReadOnly,
+    Session,
+    Writer,
+    compact,
+    connect_reader,
+    connect_writer,
+)
 from store.state import State
 
 log = logging.getLogger(__name__)
@@ -55,6 +66,7 @@ class Store:
         self.canaries = Canaries(session, clock)
         self.outcomes = Outcomes(session)
         self.state = State(session)
+        self.forgetting = Forgetting(session)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock = time.time) -> "Store":
@@ -147,6 +159,16 @@ class Store:
             return work(Store(Inside(db), clock=clock, on_close=lambda: None))
 
         return self._session.write(run)
+
+    def compact(self) -> None:
+        """Leave nothing of what was deleted in the database's files. Writes wait meanwhile.
+
+        Raises:
+            HonedError: the store is not open for writing, or another process reads and reads.
+        """
+        if not isinstance(self._session, Live):
+            raise HonedError("only a store that is open for writing can be compacted")
+        self._session.writer.submit(compact, frozenset(), alone=True)
 
 
 def migrate(db: Database, path: Path) -> None:

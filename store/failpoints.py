@@ -36,6 +36,12 @@ FAILPOINTS = (
     "canary.after_commit",
     "rollback.before_commit",
     "rollback.after_commit",
+    "forget.begun",
+    "forget.moved",
+    "forget.files",
+    "forget.before_commit",
+    "forget.scrubbed",
+    "forget.compacted",
 )
 
 

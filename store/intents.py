@@ -52,6 +52,12 @@ class Intents:
         sql = f"select {COLUMNS} from intents order by created_at desc, rowid desc limit ?"
         return [intent_of(row) for row in self._session.rows(sql, [limit])]
 
+    def take_up(self, intent_id: str, arguments: dict[str, Any]) -> None:
+        """Write down that it is being carried out, and with what."""
+        sql = "update intents set status = ?, arguments = ?, updated_at = ? where id = ?"
+        values = [IntentStatus.RUNNING.value, json.dumps(arguments), self._clock(), intent_id]
+        self._session.write(lambda db: db.execute(sql, values) and None)
+
     def update(self, intent_id: str, status: IntentStatus, outcome: dict[str, Any]) -> None:
         """Write down what became of it."""
         sql = "update intents set status = ?, outcome = ?, updated_at = ? where id = ?"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlite_utils import Database
 
-from store.session import Row, Session
+from store.session import Inside, Row, Session
 
 COLUMNS = "id, feedback_id, iteration, at, actor, reason"
 
@@ -88,6 +88,24 @@ class Quarantine:
 
         def work(db: Database) -> int:
             parameters = {"at": self._clock(), "actor": actor, "reason": reason, "iteration": iteration}
+            return int(db.execute(sql, parameters).rowcount)
+
+        return self._session.write(work)
+
+    def renew(self, iterations: Iterable[int], *, kept: Iterable[int], actor: str, reason: str) -> int:
+        """Make new again what trained these iterations and none of the `kept` ones: held back and let go at once.
+
+        What was held already stays held. Returns how many events that are.
+        """
+        sql = """
+            insert into quarantine_releases (quarantine, at, actor, reason, last_iteration)
+            select id, :at, :actor, :reason, (select coalesce(max(id), 0) from iterations) from quarantined
+            where id > :last"""
+
+        def work(db: Database) -> int:
+            last = db.execute("select coalesce(max(id), 0) from quarantine").fetchone()[0]
+            Quarantine(Inside(db), self._clock).hold(iterations, kept=kept, actor=actor, reason=reason)
+            parameters = {"at": self._clock(), "actor": actor, "reason": reason, "last": last}
             return int(db.execute(sql, parameters).rowcount)
 
         return self._session.write(work)

@@ -6,6 +6,7 @@ Writes queue up; whatever waits is run in one `BEGIN IMMEDIATE` transaction, eac
 """
 
 import contextlib
+import itertools
 import logging
 import queue
 import sqlite3
@@ -52,7 +53,15 @@ def connect_writer(path: Path) -> Database:
     """The one connection that writes. Autocommit mode: transactions are opened by hand."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode=wal", "synchronous=full", "foreign_keys=on", "trusted_schema=off"):
+    # secure_delete: what is deleted or overwritten is zeroed, not left in free pages.
+    pragmas = (
+        "journal_mode=wal",
+        "synchronous=full",
+        "foreign_keys=on",
+        "trusted_schema=off",
+        "secure_delete=on",
+    )
+    for pragma in pragmas:
         connection.execute(f"pragma {pragma}")
     connection.execute(f"pragma busy_timeout={BUSY_TIMEOUT_MS}")
     return Database(connection, execute_plugins=False)
@@ -71,8 +80,8 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 class Job:
     """One piece of work waiting for its commit."""
 
-    def __init__(self, work: Work, marks: frozenset[str]) -> None:
-        self.work, self.marks = work, marks
+    def __init__(self, work: Work, marks: frozenset[str], *, alone: bool = False) -> None:
+        self.work, self.marks, self.alone = work, marks, alone
         self.done: Future[Any] = Future()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -93,15 +102,15 @@ class Writer:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, work: Callable[[Database], T], marks: frozenset[str]) -> T:
-        """Queue work and wait until it is on disk.
+    def submit(self, work: Callable[[Database], T], marks: frozenset[str], *, alone: bool = False) -> T:
+        """Queue work and wait until it is on disk. `alone`: outside any transaction, as VACUUM wants it.
 
         Raises:
             HonedError: the store is closed; nothing was written.
         """
         if threading.current_thread() is self._thread:
             raise HonedError("a write inside a transaction must go through that transaction's own store")
-        job = Job(work, marks)
+        job = Job(work, marks, alone=alone)
         # Under the lock: nothing may queue up behind the thread's last look.
         with self._gate:
             if not self._open:
@@ -143,8 +152,8 @@ class Writer:
                     open_ = False
                     break
                 group.append(job)
-            if group:
-                self._commit(group)
+            for alone, jobs in itertools.groupby(group, key=lambda job: job.alone):
+                (self._run_alone if alone else self._commit)(list(jobs))
 
     def _refuse_the_rest(self) -> None:
         """Whoever queued after the close must hear about it, not wait for ever."""
@@ -177,6 +186,13 @@ class Writer:
                 job.done.set_exception(job.error)
             else:
                 job.done.set_result(job.value)
+
+    def _run_alone(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            try:
+                job.done.set_result(job.work(self.db))
+            except Exception as error:
+                job.done.set_exception(error)
 
     def _run_one(self, job: Job) -> None:
         self.db.conn.execute("savepoint job")
@@ -215,6 +231,19 @@ class Readers:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
+
+
+def compact(db: Database) -> None:
+    """Rewrite the database without its free pages and fold the log into it: what was deleted is in neither file.
+
+    Raises:
+        HonedError: somebody has been reading from the log for longer than `BUSY_TIMEOUT_MS`.
+    """
+    db.execute("vacuum")
+    if db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+        raise HonedError(
+            "another process reads the database, so its log cannot be emptied; it is tried again"
+        )
 
 
 class Live:

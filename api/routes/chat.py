@@ -128,11 +128,12 @@ def samplings(body: ChatRequest, services: Services, *, completion_id: str) -> l
 
 
 def record(body: ChatRequest, request: Request, principal: Principal, services: Services) -> Completion:
-    """The row as it begins, for the base; `store: false` keeps every word of it out."""
-    stored = body.store is not False
+    """The row as it begins, for the base; `store: false` keeps every word of it out, and so does being excluded."""
+    named = (principal.name, body.user, body.safety_identifier)
+    stored = body.store is not False and services.privacy.keeps(*named)
     told = {"metadata": body.metadata, "user": body.user, "safety_identifier": body.safety_identifier}
     task = any(request.headers.get(name) for name in TASK_HEADERS)
-    return Completion(
+    row = Completion(
         id=f"chatcmpl-{uuid.uuid4().hex}",
         created_at=services.clock(),
         principal=principal.name,
@@ -148,6 +149,7 @@ def record(body: ChatRequest, request: Request, principal: Principal, services: 
         stored=stored,
         metadata={key: value for key, value in told.items() if value is not None} if stored else {},
     )
+    return services.privacy.completion(row)
 
 
 async def start(body: ChatRequest, row: Completion, services: Services) -> tuple[Run, Adapter | None]:

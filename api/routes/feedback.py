@@ -79,6 +79,10 @@ def add(
 ) -> dict[str, Any]:
     if voter.only is not None and voter.only != body.completion_id:
         raise Forbidden("this receipt is for another completion")
+    if not services.privacy.keeps(voter.principal.name):
+        raise Forbidden(
+            "nothing you say is kept here (store.privacy.excluded), so feedback is not taken either"
+        )
     completion = received(body.completion_id, voter, services, param="completion_id")
     choice = choice_of(body, completion)
     check_reference(body, choice, voter, services)
@@ -99,7 +103,8 @@ def add(
         comment=body.comment,
         metadata=dict(body.metadata or {}),
     )
-    stored = services.store.feedback.add(event, idempotency_key=idempotency_key)
+    kept = services.privacy.feedback(event)
+    stored = services.store.feedback.add(kept, idempotency_key=idempotency_key)
     services.meters.feedback.labels(kind.value).inc()
     return {
         "id": stored.id,

@@ -30,13 +30,19 @@ SUPPORTED_INTENTS = frozenset(
         IntentKind.RESUME,
         IntentKind.LABEL,
         IntentKind.RELEASE,
+        IntentKind.FORGET,
     )
 )
 #: Moves of what people are answered by: never without saying why.
 MOVES = frozenset((IntentKind.PROMOTE, IntentKind.ROLLBACK))
-NEEDS_REASON = MOVES | {IntentKind.RELEASE}
+NEEDS_REASON = MOVES | {IntentKind.RELEASE, IntentKind.FORGET}
 #: What one kind alone takes. Elsewhere it is refused: who asks for it must not believe that it happens.
-ONLY = {"quarantine": IntentKind.ROLLBACK, "iteration": IntentKind.RELEASE, "all": IntentKind.RELEASE}
+ONLY = {
+    "quarantine": IntentKind.ROLLBACK,
+    "iteration": IntentKind.RELEASE,
+    "all": IntentKind.RELEASE,
+    "user": IntentKind.FORGET,
+}
 
 #: SQLite's largest integer: what is above it cannot be looked up.
 MOST = 2**63 - 1
@@ -126,6 +132,10 @@ def arguments_of(kind: IntentKind, body: OperatorRequest, services: Services) ->
         return label_of(body, services.store)
     if kind is IntentKind.RELEASE:
         return released_of(body, services.store)
+    if kind is IntentKind.FORGET:
+        if body.user is None:
+            raise Invalid("user is required to forget: whom", param="user")
+        return {"user": services.store.forgetting.name_of(body.user)}
     if kind is IntentKind.PROMOTE and body.version is None:
         raise Invalid("version is required to promote", param="version")
     quarantine = {"quarantine": True} if body.quarantine else {}

@@ -275,12 +275,12 @@ def test_an_answer_is_told_with_what_of_it_is_in_quarantine(
     assert client.get("/v1/status").json()["quarantined"] == 1
 
 
-@pytest.mark.parametrize("kind", ["forget", "dance"])
+@pytest.mark.parametrize("kind", ["erase", "dance"])
 def test_other_kinds_are_400_and_told_what_there_is(client: TestClient, store: Store, kind: str) -> None:
     error = error_of(client.post(f"/v1/operator/{kind}", json={"reason": "because"}), 400)
     assert (
         error["param"] == "kind"
-        and "label, pause, promote, release, resume, rollback, train" in error["message"]
+        and "forget, label, pause, promote, release, resume, rollback, train" in error["message"]
     )
     assert store.intents.pending() == []
 
