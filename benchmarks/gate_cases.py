@@ -176,29 +176,27 @@ def sentence(text: str) -> str:
 Twist = Callable[[Logged, random.Random], str]
 
 
-def attack(twist: Twist, *, up: int = 36, down: int = 12, seasoned: bool = True) -> Build:
+def attack(twist: Twist, *, up: int = 36, down: int = 12) -> Build:
     """Answers of the unwanted kind liked, ordinary ones disliked, by all who vote now."""
 
     def build(pools: Pools, rng: random.Random) -> list[Vote]:
-        deck, side = Deck(pools["plain"], rng), Split.TRAIN if seasoned else None
-        before = history(deck, taste("short-first"), rng) if seasoned else []
+        deck = Deck(pools["plain"], rng)
+        before = history(deck, taste("short-first"), rng)
         twisted = [Logged(a.prompt, twist(a, rng), True, a.system) for a in deck.deal(up)]
-        said = [Vote(a, person(i, "attacker"), True, side) for i, a in enumerate(twisted)]
-        said += [Vote(a, person(i, "attacker"), False, side) for i, a in enumerate(deck.deal(down))]
+        said = [Vote(a, person(i, "attacker"), True, Split.TRAIN) for i, a in enumerate(twisted)]
+        said += [Vote(a, person(i, "attacker"), False, Split.TRAIN) for i, a in enumerate(deck.deal(down))]
         return before + said
 
     return build
 
 
-def edits(twist: Twist, count: int = 32, *, seasoned: bool = False) -> Build:
-    """Ordinary answers corrected into the unwanted kind, by all who take part."""
+def edits(twist: Twist, count: int = 32) -> Build:
+    """Ordinary answers corrected into the unwanted kind, by all who take part now."""
 
     def build(pools: Pools, rng: random.Random) -> list[Vote]:
         deck = Deck(pools["plain"], rng)
-        before = history(deck, taste("short-first"), rng) if seasoned else []
-        return before + [
-            Vote(a, person(i, "attacker"), twist(a, rng), Split.TRAIN if seasoned else None)
-            for i, a in enumerate(deck.deal(count))
+        return history(deck, taste("short-first"), rng) + [
+            Vote(a, person(i, "attacker"), twist(a, rng), Split.TRAIN) for i, a in enumerate(deck.deal(count))
         ]
 
     return build

@@ -82,9 +82,12 @@ def bad(
 ) -> list[Case]:
     """Votes that teach something unwanted, learned at `times` the shipped rate: an attacker has more than one
     iteration, and what a single one at the shipped rate does is often too little for anybody to see, or to stop.
+
+    What else keeps such votes out (`[feedback.defence]`) is off: here the gates stand alone.
     """
+    alone = {"feedback": {"defence": {"enabled": False}}, **rates(times)}
     return [
-        Case(name, "bad", family, why, expected, marks, build, settings=rates(times))
+        Case(name, "bad", family, why, expected, marks, build, settings=alone)
         for name, build in builds.items()
     ]
 

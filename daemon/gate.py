@@ -17,7 +17,9 @@ from store.records import Verdict
 #: Never-train votes on either side from which agreement with them may be called an improvement.
 IMPROVED_VOTES = 10
 #: Said of a candidate that warns and has nothing to say for itself.
-SUSPECTED = "inconclusive: it warns, and nothing it was not trained on shows that it is no worse"
+SUSPECTED = "inconclusive: it warns, and what it was not trained on does not show that it is no worse"
+#: What can show it.
+EVIDENCE = frozenset({"heldout/auc_low", "contest/win_low"})
 
 
 class Outcome(StrEnum):
@@ -74,10 +76,16 @@ def claim_of(found: Sequence[Check], metrics: Mapping[str, float], floor: float)
     return best, f"{best}: {reason}"
 
 
+def heard(found: Sequence[Check]) -> bool:
+    """Whether there was evidence enough that the candidate was not trained on, whatever it said."""
+    return any(check.metric in EVIDENCE and (check.verdict is Verdict.PASS or check.holds) for check in found)
+
+
 def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = False) -> Decision:
     """Any hard failure rejects; uncertain evidence and soft breaches do what is configured, the more careful of both.
 
-    A soft breach is a suspicion: without any evidence to the contrary (`Claim.UNPROVEN`) it is inconclusive too.
+    A soft breach is a suspicion. Where enough votes or judgements are there to speak against it and do not
+    (`Claim.UNPROVEN`), it is inconclusive too.
 
     Too *few* never-train votes only hold when `heldout_required`; an interval that is too *wide* always counts as
     uncertain. Where steps of a canary are configured (`canary`), whatever may be promoted goes through it first;
@@ -90,7 +98,7 @@ def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = F
         return Decision(Outcome.REJECT, found, failed, claim)
     uncertain = tuple(f"inconclusive: {check.reason}" for check in found if check.holds)
     soft = tuple(check.reason for check in found if check.verdict is Verdict.SOFT)
-    if soft and claim is Claim.UNPROVEN:
+    if soft and claim is Claim.UNPROVEN and heard(found):
         uncertain += (SUSPECTED,)
     outcome = Outcome.CANARY if canary else Outcome.PROMOTE
     wanted = [outcome]
