@@ -9,13 +9,14 @@ from starlette.staticfiles import StaticFiles
 
 from api import auth, errors
 from api.config import ApiConfig
-from api.deps import Services
+from api.deps import Services, no_queue
 from api.middleware import BodyLimit, RequestContext
 from api.privacy import Privacy
 from api.routes import chat, feedback, health, models, operator, pages
 from policies.engine import Engine
 from store.config import PrivacyConfig
 from store.db import Store
+from store.judging import Queue
 
 
 def create_app(  # noqa: PLR0913 - what an app is made of, by name
@@ -27,10 +28,11 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
     secret: bytes | None = None,
     attested: Collection[str] | None = None,
     privacy: PrivacyConfig | None = None,
+    queue: Callable[[int], Queue] | None = None,
 ) -> FastAPI:
     """Build the app. Starting and closing store and engine stays with the caller.
 
-    `secret` signs receipts; without one they hold until the process ends. `attested`: as in `Services`.
+    `secret` signs receipts; without one they hold until the process ends. `attested`, `queue`: as in `Services`.
     `privacy`: what is not kept; the defaults where nothing is said.
 
     Raises:
@@ -46,6 +48,7 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
         keys,
         attested=attested,
         privacy=Privacy.of(privacy or PrivacyConfig()),
+        queue=queue or no_queue,
     )
     # No interactive docs: theirs come from another host. docs/http-api.md and /openapi.json say the same.
     app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False)

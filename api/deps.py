@@ -14,13 +14,20 @@ from api.privacy import Privacy
 from policies.engine import Engine
 from store.config import PrivacyConfig
 from store.db import Store
+from store.judging import Queue
 from store.records import Completion
+
+
+def no_queue(limit: int) -> Queue:  # noqa: ARG001 - as a queue is asked
+    """What an app offers that was given no queue."""
+    return Queue((), "this service compares no answers")
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """`keys` None is open mode; `secret` signs receipts. `attested`: versions that were seen to compute what their
     trainer measured; one that the engine holds but is not among them answers nobody. None: whatever it holds.
+    `queue`: the next so many pairs for operators to compare.
     """
 
     store: Store
@@ -32,6 +39,8 @@ class Services:
     meters: Meters = field(default_factory=Meters)
     attested: Collection[str] | None = None
     privacy: Privacy = field(default_factory=lambda: Privacy.of(PrivacyConfig()))
+
+    queue: Callable[[int], Queue] = no_queue
 
     async def open_versions(self) -> frozenset[str]:
         """Versions that may answer now."""

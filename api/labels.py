@@ -7,8 +7,8 @@ from store.db import Store
 from store.errors import Invalid
 
 FORMS = (
-    "a label says one of: completion_id and good (true or false); completion_id and over (another completion id); "
-    "prompt, better and worse"
+    "a label says one of: completion_id and good (true or false); completion_id and over (another completion id), "
+    "with same: true where neither is better; prompt, better and worse"
 )
 
 
@@ -29,17 +29,20 @@ def label_of(body: OperatorRequest, store: Store) -> dict[str, Any]:
     require_answer(store, body.completion_id, body.choice_index, "completion_id", "choice_index")
     about: dict[str, Any] = {"completion_id": body.completion_id, "choice_index": body.choice_index}
     if body.over is None:
+        if body.same:
+            raise Invalid(FORMS, param="over")
         return {**about, "good": body.good}
     require_answer(store, body.over, body.over_index, "over", "over_index")
     require_same_prompt(store, body.completion_id, body.over)
     if (body.over, body.over_index) == (body.completion_id, body.choice_index):
         raise Invalid("over names the same answer; a comparison needs two", param="over")
-    return {**about, "other_id": body.over, "other_index": body.over_index}
+    compared = {**about, "other_id": body.over, "other_index": body.over_index}
+    return {**compared, "same": True} if body.same else compared
 
 
 def written_pair(body: OperatorRequest, written: dict[str, str | None]) -> dict[str, Any]:
     """Two answers written down in the label itself."""
-    extra = {"completion_id": body.completion_id, "good": body.good, "over": body.over}
+    extra = {"completion_id": body.completion_id, "good": body.good, "over": body.over, "same": body.same}
     unwanted = next((name for name, value in extra.items() if value is not None), None)
     if unwanted is not None:
         raise Invalid(FORMS, param=unwanted)

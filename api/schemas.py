@@ -231,6 +231,7 @@ class OperatorRequest(Wire):
     good: bool | None = None
     over: Text | None = Field(default=None, min_length=1, max_length=128)
     over_index: int = Field(default=0, ge=0, lt=128)
+    same: bool | None = None
     prompt: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
     better: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)
     worse: Text | None = Field(default=None, min_length=1, max_length=MAX_TEXT)

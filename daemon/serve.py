@@ -12,6 +12,7 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +28,7 @@ from daemon.judging import check_judge
 from daemon.live import restore_canary
 from daemon.loop import Loop
 from daemon.promote import kept_versions, make_ready, way_back
+from daemon.queue import offer
 from daemon.recheck import check_golden
 from daemon.runtime import Runtime
 from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
@@ -202,6 +204,7 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         settings=config.api,
         attested=runtime.attested,
         privacy=config.store.privacy,
+        queue=partial(offer, runtime.store, config),
         secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
     )
     server = uvicorn.Server(

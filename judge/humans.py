@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from judge.config import FeedbackConfig
 from judge.pairs import build, cap_shares, share_cap, split_of
-from judge.prompts import prompt_key
+from judge.prompts import may_measure, prompt_key
 from judge.scorer import Question, Scores
 from store.judging import Label
-from store.records import Completion, Evidence, FeedbackKind, Message, Source, Split
+from store.records import Completion, Evidence, FeedbackKind, Message, Split
 
 Origin = Literal["thumb", "label", "comparison"]
 
@@ -166,11 +166,7 @@ def gather(
     dropped: Counter[str] = Counter()
 
     def unseen(completion: Completion) -> bool:
-        if weights == "base" or completion.source is Source.LABEL:
-            return True
-        # The model's own samples train as judged pairs, whatever side their ids are on.
-        aside = split_of(completion.id, feedback.never_train) is Split.NEVER_TRAIN
-        return aside and completion.source is not Source.SAMPLE
+        return may_measure(completion, weights, feedback.never_train)
 
     ranked = (
         _labels(labels, completions, unseen, dropped),
@@ -213,6 +209,8 @@ def _label(
         return "label_may_have_trained"
     if other[0] != own[0]:
         return "label_across_prompts"
+    if label.same:
+        return "label_same"
     if other[1] == own[1]:
         return "label_without_difference"
     return _Statement(label.created_at, "label", key, own[0], (own[1], other[1]), (True, False))

@@ -11,6 +11,7 @@ import random
 import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 from judge.pairs import split_of
 from store.records import Completion, CompletionStatus, Message, Role, Source, Split
@@ -110,6 +111,15 @@ def fits(completion: Completion, budget: int) -> bool:
     """Whether the prompt has at most `budget` tokens, as counted when it was answered or else by its characters."""
     characters = sum(len(message.content) for message in completion.messages)
     return (completion.prompt_tokens or characters // CHARACTERS_PER_TOKEN + 1) <= budget
+
+
+def may_measure(completion: Completion, weights: Literal["base", "incumbent"], never_train: float) -> bool:
+    """Whether the judge's weights cannot have learned from this answer."""
+    if weights == "base" or completion.source is Source.LABEL:
+        return True
+    # The model's own samples train as judged pairs, whatever side their ids are on.
+    aside = split_of(completion.id, never_train) is Split.NEVER_TRAIN
+    return aside and completion.source is not Source.SAMPLE
 
 
 def asked(completion: Completion) -> bool:

@@ -46,6 +46,12 @@ class Judgements:
         sql = f"select {COLUMNS} from judgements where completion_id = ? order by id"
         return [judgement_of(row) for row in self._session.rows(sql, [completion_id])]
 
+    def about(self, completion_ids: Iterable[str]) -> list[Judgement]:
+        """Everything scorers said of these answers, oldest first."""
+        sql = f"select {COLUMNS} from judgements where completion_id in (select value from json_each(?)) order by id"
+        wanted = json.dumps(sorted(set(completion_ids)))
+        return [judgement_of(row) for row in self._session.rows(sql, [wanted])]
+
     def known(self, scorer: str, version: str, answers: Iterable[str]) -> dict[str, Judgement]:
         """What a scorer of that version said already, by the digest of the answer."""
         rows = self._session.rows(

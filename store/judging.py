@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from store.records import Message
+
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
@@ -29,7 +31,8 @@ class Label:
     """An operator's opinion, kept to measure judges by; it never trains.
 
     `good` says whether the answer `completion_id`/`choice_index` is good; or that answer is better than
-    `other_id`/`other_index`. Texts that honed never gave become a completion (source `label`) first.
+    `other_id`/`other_index`, or with `same` neither is. Texts that honed never gave become a completion (source
+    `label`) first.
     """
 
     id: str
@@ -41,6 +44,34 @@ class Label:
     good: bool | None = None
     other_id: str | None = None
     other_index: int = 0
+    same: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One of two answers that an operator is asked to compare."""
+
+    completion_id: str
+    choice_index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueItem:
+    """Two answers to one prompt, in the order in which they are shown. Nothing tells who gave or judged them."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    left: Shown
+    right: Shown
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """What operators are asked to compare, the next first; `reason` says why there is nothing."""
+
+    items: tuple[QueueItem, ...]
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

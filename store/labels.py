@@ -17,7 +17,11 @@ class Labels:
 
     def add(self, label: Label) -> None:
         """Write a label down. One of that id already there stays as it is."""
-        row = {**asdict(label), "good": None if label.good is None else int(label.good)}
+        row = {
+            **asdict(label),
+            "good": None if label.good is None else int(label.good),
+            "same": int(label.same),
+        }
         sql = f"insert or ignore into labels ({COLUMNS}) values ({', '.join(f':{name}' for name in NAMES)})"
 
         def work(db: Database) -> None:
@@ -29,7 +33,13 @@ class Labels:
         """Newest first."""
         sql = f"select {COLUMNS} from labels order by created_at desc, rowid desc limit ?"
         return [
-            Label(**{**dict(row), "good": None if row["good"] is None else bool(row["good"])})
+            Label(
+                **{
+                    **dict(row),
+                    "good": None if row["good"] is None else bool(row["good"]),
+                    "same": bool(row["same"]),
+                }
+            )
             for row in self._session.rows(sql, [limit])
         ]
 

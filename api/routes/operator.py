@@ -3,6 +3,7 @@
 import asyncio
 import re
 import uuid
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -176,6 +177,13 @@ def write_intent(kind: IntentKind, body: OperatorRequest, who: Principal, servic
     )
     services.store.intents.add(intent)
     return intent
+
+
+@router.get("/v1/operator/queue")
+def queue(services: Given, _: Operator, limit: Annotated[int, Query(ge=1, le=50)] = 10) -> dict[str, Any]:
+    """Pairs of answers to compare, the next first; nothing in it tells who gave them or what judges think."""
+    found = services.queue(limit)
+    return {"object": "list", "data": [asdict(one) for one in found.items], "reason": found.reason}
 
 
 # Before the POST route, whose path would match this one too and answer 405.

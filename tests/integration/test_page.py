@@ -111,6 +111,39 @@ def test_nothing_is_wider_than_a_phone(service: Service, page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 
+def test_an_operator_compares_two_answers_side_by_side(service: Service, page: Page) -> None:
+    client = service.client
+    assert client is not None
+    for number in range(3):
+        body = {"model": "honed", "n": 2, "temperature": 1.5, "max_tokens": 12,
+                "messages": [{"role": "user", "content": f"pair {number}"}]}  # fmt: skip
+        client.post("/v1/chat/completions", body)
+    offered = client.get("/v1/operator/queue?limit=50")["data"]
+    assert len(offered) >= 3
+    page.goto(url(service) + "/ops")
+    page.get_by_role("button", name="Compare answers").click()
+    expect(page.locator("#left")).to_have_text(offered[0]["left"]["text"])
+    expect(page.locator("#right")).to_have_text(offered[0]["right"]["text"])
+    for number, side in enumerate(("Left", "Right", "Same"), start=1):
+        page.get_by_role("button", name=side, exact=True).click()
+        expect(page.locator("#compared")).to_contain_text(f"{number} given.")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+    def written() -> list[tuple[str, str, int, int]]:
+        with sqlite3.connect(service.state / "honed.db") as connection:
+            rows = connection.execute(
+                "select completion_id, other_id, choice_index, same from labels"
+            ).fetchall()
+        connection.close()
+        return rows
+
+    labels = wait_until(lambda: rows if len(rows := written()) == 3 else None)
+    first = next(row for row in labels if row[0] == offered[0]["left"]["completion_id"])
+    assert (first[2], first[3]) == (offered[0]["left"]["choice_index"], 0)
+    assert sum(row[3] for row in labels) == 1
+    assert offered[0]["id"] not in {item["id"] for item in client.get("/v1/operator/queue?limit=50")["data"]}
+
+
 def test_an_operator_trains_and_rolls_back_from_the_page(service: Service, page: Page) -> None:
     client = service.client
     assert client is not None
