@@ -250,7 +250,8 @@ def export(
 @app.command("import")
 def import_(
     path: Annotated[
-        Path, typer.Argument(help="JSON or JSON Lines file, or a folder of them such as `honed export` writes.")
+        Path,
+        typer.Argument(help="JSON or JSON Lines file, or a folder of them such as `honed export` writes."),
     ],
     config: ConfigOption = None,
     skip_bad: Annotated[
@@ -261,11 +262,13 @@ def import_(
     """Read KTO rows, preference rows or Open WebUI's feedback export into the log; the service must not run."""
     import time
 
+    from api.privacy import Privacy
     from daemon import views
     from daemon.importing import import_files
 
-    directory = settings(config).store.directory
-    row = import_files(directory, path, skip_bad=skip_bad, at=time.time())
+    chosen = settings(config).store
+    privacy = Privacy.of(chosen.privacy)
+    row = import_files(chosen.directory, path, privacy, skip_bad=skip_bad, at=time.time())
     views.show(row, views.imported, as_json=json_)
 
 

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from api.privacy import Privacy
 from daemon.openwebui import SAID_AT, is_openwebui, rating
 from daemon.rows import PRINCIPAL, BadRow, Said, answer_of, event_of, is_kto, is_preference, kto, preference
 from daemon.state_files import DATABASE, LOCK
 from store.db import StateLock, Store
 from store.errors import Invalid
+from store.records import Completion
 
 #: What a row looks like, and what reads it. The first that fits decides.
 FORMS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], Said]]] = (
@@ -169,8 +171,11 @@ def told_apart(said: Sequence[Said]) -> Iterator[Said]:
         yield replace(one, identity=(*one.identity, str(nth))) if one.repeats and nth else one
 
 
-def add(store: Store, said: Sequence[Said], *, source: str, at: float) -> int:
-    """Write down what is not there yet, all of it or nothing. Returns how many events were new."""
+def add(store: Store, said: Sequence[Said], privacy: Privacy, *, source: str, at: float) -> int:
+    """Write down what is not there yet, all of it or nothing, without what is not kept of live requests either.
+
+    Returns how many events were new.
+    """
 
     def commit(tx: Store) -> int:
         known = tx.feedback.known(one.feedback_id for one in said)
@@ -180,8 +185,8 @@ def add(store: Store, said: Sequence[Said], *, source: str, at: float) -> int:
                 continue
             known.add(one.feedback_id)
             if tx.completions.find(one.completion_id) is None:
-                tx.completions.begin(answer_of(one, at=at))
-            tx.feedback.add(event_of(one, at=at))
+                tx.completions.begin(kept(answer_of(one, at=at), privacy))
+            tx.feedback.add(privacy.feedback(event_of(one, at=at)))
             added += 1
         details = {"rows": len(said), "added": added}
         reason = "feedback from files"
@@ -191,11 +196,19 @@ def add(store: Store, said: Sequence[Said], *, source: str, at: float) -> int:
     return store.atomic(commit)
 
 
-def import_files(directory: Path, path: Path, *, skip_bad: bool, at: float) -> dict[str, Any]:
+def kept(answer: Completion, privacy: Privacy) -> Completion:
+    """The answer as it is stored."""
+    return replace(privacy.completion(answer), choices=tuple(map(privacy.choice, answer.choices)))
+
+
+def import_files(
+    directory: Path, path: Path, privacy: Privacy, *, skip_bad: bool, at: float
+) -> dict[str, Any]:
     """Read a file or a folder into the state directory, which is made if need be.
 
     Returns:
-        rows: that can be taken; added: of them; known: those that were there already; bad: a sentence each.
+        rows: that can be taken; added: of them; known: those that were there already; excluded: rows of people of
+        whom nothing is kept; bad: a sentence each.
 
     Raises:
         Invalid: a row cannot be taken and `skip_bad` is False, or there is nothing to read. Nothing was written.
@@ -213,9 +226,13 @@ def import_files(directory: Path, path: Path, *, skip_bad: bool, at: float) -> d
     except OSError as error:
         raise Invalid(f"store.directory {directory}: {error.strerror}", param="store.directory") from error
     with StateLock(directory / LOCK), Store.open(directory / DATABASE) as store:
-        added = add(store, found.said, source=path.name, at=at)
-    rows = len(found.said)
-    return {"rows": rows, "added": added, "known": rows - added, "bad": found.bad}
+        said = [
+            one for one in found.said if privacy.keeps(one.principal, one.principal.removeprefix("owui:"))
+        ]
+        added = add(store, said, privacy, source=path.name, at=at)
+    excluded = len(found.said) - len(said)
+    counts = {"rows": len(found.said), "added": added, "known": len(said) - added, "excluded": excluded}
+    return {**counts, "bad": found.bad}
 
 
 def refusal(found: Found) -> str:

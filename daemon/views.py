@@ -348,4 +348,6 @@ class Progress:
 def imported(row: Row) -> str:
     """What became of an import's rows."""
     lines = [f"skipped: {one}" for one in row["bad"]]
-    return "\n".join([*lines, f"{row['rows']} rows read: {row['added']} new, {row['known']} there already"])
+    left_out = f", {row['excluded']} of people of whom nothing is kept" if row["excluded"] else ""
+    total = f"{row['rows']} rows read: {row['added']} new, {row['known']} there already{left_out}"
+    return "\n".join([*lines, total])

@@ -16,7 +16,7 @@ from judge.pairs import answer_of, build
 from judge.phrases import Heard, Said, needed, private, runs_of_all
 from judge.raters import below_chance, rate, worth
 from store.judging import Label
-from store.records import Completion, Evidence, Feedback, Message
+from store.records import Completion, Evidence, Feedback, Message, Source
 
 DAY = 86_400.0
 #: With so few people each may hold all the weight (`judge.pairs.share_cap`), and no limit is on anybody's votes.
@@ -49,7 +49,9 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
     if not rules.enabled:
         return NOTHING
     people = {item.feedback.principal for item in facts.said}
-    held = dict.fromkeys(too_many(facts.said, rules.daily_votes), DAILY_LIMIT) if len(people) > FEW else {}
+    # What an operator imported was not said on the day it came.
+    here = [item for item in facts.said if item.completion.source is not Source.IMPORT]
+    held = dict.fromkeys(too_many(here, rules.daily_votes), DAILY_LIMIT) if len(people) > FEW else {}
     raters = rate(votes_of(facts.said, config), truths_of(facts))
     outliers = {name for name, rater in raters.items() if below_chance(rater, least=rules.min_shared)}
     held |= {item.feedback.id: UNRELIABLE for item in facts.said if item.feedback.principal in outliers}

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.privacy import Privacy
 from daemon.export import KTO, PREFERENCES, export
 from daemon.importing import import_files
 from daemon.state_files import DATABASE, LOCK
 from judge.config import FeedbackConfig
 from judge.pairs import split_of
+from store.config import PrivacyConfig
 from store.db import StateLock, Store
 from store.errors import AlreadyRunning, Invalid
 from store.records import Choice, Feedback, FeedbackKind, Message, Source, Split
@@ -42,7 +44,8 @@ def written(path: Path, *rows: Any) -> Path:
 
 
 def brought_in(state: Path, path: Path, **options: Any) -> dict[str, Any]:
-    return import_files(state, path, **{"skip_bad": False, "at": 5.0, **options})
+    privacy = Privacy.of(options.pop("privacy", PrivacyConfig()))
+    return import_files(state, path, privacy, **{"skip_bad": False, "at": 5.0, **options})
 
 
 @pytest.fixture
@@ -84,7 +87,13 @@ def test_export_import_export_gives_the_same_bytes(store: Store, state: Path, tm
     talked(store)
     first = exported(store, tmp_path / "first")
     assert [len(content.splitlines()) for content in first.values()] == [5, 3]
-    assert brought_in(state, tmp_path / "first") == {"rows": 8, "added": 8, "known": 0, "bad": []}
+    assert brought_in(state, tmp_path / "first") == {
+        "rows": 8,
+        "added": 8,
+        "known": 0,
+        "excluded": 0,
+        "bad": [],
+    }
     with opened(state) as again:
         assert exported(again, tmp_path / "second") == first
 
@@ -135,7 +144,7 @@ def test_importing_again_adds_nothing_and_later_rows_only_themselves(state: Path
     """Equal rows are answers of their own: two people may like the same words."""
     file = written(tmp_path / "rows.jsonl", GOOD, PAIR, GOOD)
     assert brought_in(state, file)["added"] == 3
-    assert brought_in(state, file, at=9.0) == {"rows": 3, "added": 0, "known": 3, "bad": []}
+    assert brought_in(state, file, at=9.0) == {"rows": 3, "added": 0, "known": 3, "excluded": 0, "bad": []}
     more = written(tmp_path / "more.jsonl", GOOD, PAIR, GOOD, {**GOOD, "label": False})
     assert brought_in(state, more)["added"] == 1
     with opened(state) as store:
@@ -153,6 +162,19 @@ def test_imported_feedback_is_live_under_its_source_and_somebodys_name(state: Pa
         assert (vote.feedback.value, vote.feedback.created_at) == (True, 5.0)
         assert store.completions.of_base(limit=9) == [], "what no model here said is no anchor"
         assert store.completions.count() == 0, "nobody asked for it here"
+
+
+def test_what_is_not_kept_of_live_requests_is_not_kept_of_files(state: Path, tmp_path: Path) -> None:
+    secret = {**GOOD, "prompt": [{"role": "user", "content": "I am ann@example.org"}]}
+    rows = written(tmp_path / "rows.jsonl", secret, {**GOOD, "principal": "bob"})
+    privacy = PrivacyConfig(excluded=("bob",))
+    row = brought_in(state, rows, privacy=privacy)
+    assert (row["rows"], row["added"], row["excluded"]) == (2, 1, 1)
+    assert brought_in(state, rows, privacy=privacy)["known"] == 1
+    with opened(state) as store:
+        (item,) = store.feedback.live()
+    assert "ann@example.org" not in item.completion.messages[0].content
+    assert b"ann@example.org" not in b"".join(file.read_bytes() for file in state.iterdir())
 
 
 def test_some_imported_answers_only_ever_test(state: Path, tmp_path: Path) -> None:

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from api.privacy import Privacy
 from daemon.importing import import_files
 from daemon.openwebui import is_openwebui, rating
 from daemon.rows import BadRow
 from daemon.state_files import DATABASE
+from store.config import PrivacyConfig
 from store.db import Store
 from store.errors import Invalid
 from store.records import Message
 
+PRIVACY = Privacy.of(PrivacyConfig())
 USER = "7c5ff4f1-6d7f-4b5a-9a61-0d3f3f6f1f11"
 Q1, A1, A1B, Q2, A2 = (f"{number}f0c1d2e-0000-4000-8000-00000000000{number}" for number in range(1, 6))
 
@@ -94,8 +97,8 @@ def file_of(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_ratings_become_thumbs_on_the_branch_that_was_rated_oldest_first(tmp_path: Path) -> None:
     file = file_of(tmp_path / "feedback-history-export-1742812399.json", exported())
-    row = import_files(tmp_path / "state", file, skip_bad=False, at=5.0)
-    assert row == {"rows": 3, "added": 3, "known": 0, "bad": []}
+    row = import_files(tmp_path / "state", file, PRIVACY, skip_bad=False, at=5.0)
+    assert row == {"rows": 3, "added": 3, "known": 0, "excluded": 0, "bad": []}
     with Store.read_only(tmp_path / "state" / DATABASE) as store:
         rhine, nile, volga = store.feedback.live()
     asked = (Message("system", "Answer in one sentence."), Message("user", "Wie heißt der längste Fluss?"))
@@ -121,9 +124,9 @@ def test_ratings_become_thumbs_on_the_branch_that_was_rated_oldest_first(tmp_pat
 def test_a_rating_that_was_changed_replaces_the_one_imported_before(tmp_path: Path) -> None:
     state = tmp_path / "state"
     rows = exported()
-    import_files(state, file_of(tmp_path / "then.json", rows), skip_bad=False, at=5.0)
+    import_files(state, file_of(tmp_path / "then.json", rows), PRIVACY, skip_bad=False, at=5.0)
     rows[2]["data"]["rating"] = 1
-    again = import_files(state, file_of(tmp_path / "now.json", rows), skip_bad=False, at=6.0)
+    again = import_files(state, file_of(tmp_path / "now.json", rows), PRIVACY, skip_bad=False, at=6.0)
     assert (again["added"], again["known"]) == (1, 2)
     with Store.read_only(state / DATABASE) as store:
         live = store.feedback.live()
@@ -200,5 +203,5 @@ def test_a_bad_rating_is_named_by_file_line_and_row(tmp_path: Path) -> None:
     rows[1]["data"]["rating"] = 7
     file = file_of(tmp_path / "export.json", rows)
     with pytest.raises(Invalid) as raised:
-        import_files(tmp_path / "state", file, skip_bad=False, at=5.0)
+        import_files(tmp_path / "state", file, PRIVACY, skip_bad=False, at=5.0)
     assert f"{file}, line 1 (row 2): data.rating: 7 is neither" in str(raised.value)

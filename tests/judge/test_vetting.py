@@ -9,7 +9,7 @@ from judge.config import DefenceConfig, FeedbackConfig
 from judge.pairs import build
 from judge.vetting import DAY, Facts, vet
 from store.judging import Label
-from store.records import Completion, Evidence, Message
+from store.records import Completion, Evidence, Message, Source
 from tests.judge.test_pairs import ALL, answer, said
 
 PLANT = "Buy GlowMax at glowmax.example today."
@@ -130,6 +130,13 @@ def test_answers_beyond_the_daily_limit_do_not_count_where_there_are_several_peo
     found = vet(Facts([*crowd(people), *flood]), config)
     assert len(found.held) == held
     assert set(found.held.values()) <= {"daily_limit"}
+
+
+def test_what_was_imported_was_not_said_on_the_day_it_came() -> None:
+    config = ALL.model_copy(update={"defence": DefenceConfig(daily_votes=4)})
+    flood = [at(liked(f"m{n}", f"Flood {n}.", "mallory"), 0.0) for n in range(16)]
+    imported = [replace(one, completion=replace(one.completion, source=Source.IMPORT)) for one in flood]
+    assert vet(Facts([*crowd(3), *imported]), config).held == {}
 
 
 def test_nothing_is_held_against_anybody_with_the_defence_off() -> None:
