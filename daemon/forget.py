@@ -22,7 +22,6 @@ from daemon.runtime import Runtime
 from store.db import Store
 from store.errors import HonedError
 from store.failpoints import failpoint
-from store.forgetting import ALIAS, Holdings, Person
 from store.records import (
     BASE,
     Adapter,
@@ -32,9 +31,12 @@ from store.records import (
     IntentStatus,
     Stage,
 )
+from store.scrubbing import Holdings, Person
 
 log = logging.getLogger(__name__)
 
+#: What a name becomes that vanishes; a digest with a salt that is thrown away follows.
+ALIAS = "forgotten:"
 #: Key of the outcome of an order whose words are gone, while the files are still to be compacted.
 SCRUBBED = "scrubbed"
 #: What is told of adapters, votes and iterations that have to go: nothing about whom.

@@ -16,8 +16,8 @@ from typing import Any
 from daemon.state_files import DATABASE, ITERATIONS, LOCK, MODELS, SECRET, SERVICE
 from store.db import Store
 from store.files import fsync_directory, write_durably
-from store.forgetting import Holdings
 from store.quotes import Quotes
+from store.scrubbing import Holdings
 
 #: Files of the service itself, that hold nobody's words or are cleaned in another way.
 OWN = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK, SECRET, SERVICE})

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from daemon import canary, forget, iteration, promote, quarantine, schedule, watch
+from daemon import canary, forget, iteration, promote, quarantine, retention, schedule, watch
 from daemon.live import PAUSED, Live
 from daemon.runtime import Known, Runtime
 from store.db import Store
@@ -39,6 +39,8 @@ SCHEDULE = "schedule"
 LABELS_A_TICK = 100
 #: Seconds until an order to forget that something stood in the way of is taken up again.
 FORGET_AGAIN = 30.0
+#: Seconds between two looks at whether the day's retention is due.
+EXPIRE_AGAIN = 600.0
 
 
 class Loop:
@@ -57,13 +59,14 @@ class Loop:
             IntentKind.RELEASE: self._release,
             IntentKind.FORGET: self._forget,
         }
-        self._forget_again = 0.0
+        self._forget_again = self._expire_again = 0.0
 
     async def tick(self) -> None:
         """Intents first, so that a pause given now stops what would start now."""
         await self.reap()
         await self.answer_intents()
         await self.live.look()
+        await self.expire()
         await self.start_if_due()
 
     async def reap(self) -> None:
@@ -232,6 +235,19 @@ class Loop:
         except Exception:
             log.exception("forgetting was interrupted and goes on in %g s", FORGET_AGAIN)
             self._forget_again = time.monotonic() + FORGET_AGAIN
+
+    async def expire(self) -> None:
+        """Once a day, let go what is older than it may get; not beside a trainer, which reads its run directory."""
+        runtime, now = self.runtime, self.runtime.clock()
+        days = runtime.config.store.privacy.keep_days
+        if not days or self.task is not None or time.monotonic() < self._expire_again:
+            return
+        self._expire_again = time.monotonic() + EXPIRE_AGAIN
+        try:
+            if await asyncio.to_thread(retention.due, runtime.store, now, days):
+                await asyncio.to_thread(retention.expire, runtime.store, runtime.directory, now, days)
+        except Exception:
+            log.exception("what is older than %g days could not be scrubbed; tried again later", days)
 
     async def _pause(self, intent: Intent) -> None:
         await self._set_paused(intent, paused=True)

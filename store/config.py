@@ -21,6 +21,10 @@ class PrivacyConfig(BaseModel):
     """People who are answered and never learned from: nothing of theirs is stored, as with `store: false`. Principals
     ("key:ann", "owui:ID", "local"), or the `user` that an application sends."""
 
+    keep_days: float = Field(default=0, ge=0)
+    """Days after which what was said is scrubbed, unless an adapter that may be served learned from it or is
+    proved by it; looked at once a day. 0: kept for ever."""
+
     @field_validator("redact_patterns")
     @classmethod
     def _expressions(cls, value: tuple[str, ...]) -> tuple[str, ...]:

@@ -1,78 +1,14 @@
-"""Forgetting: what honed holds of a person (or of a time), and how its words are taken out of every table.
-
-Rows stay, as tombstones without content, so that lineage still tells which adapter learned from what; numbers stay
-too. The logs that refuse changes are opened inside the one transaction that scrubs, and closed again by its end.
-"""
+"""Forgetting: what honed holds of a person (or of a time), and what of honed learned from it or shows it."""
 
 import json
-import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
-from sqlite_utils import Database
-
 from store.errors import NotFound
-from store.quotes import GONE, Quotes, renamed
-from store.records import Sampling
-from store.session import Row, Session
-
-#: What a name becomes that vanishes; a digest with a salt that is thrown away follows.
-ALIAS = "forgotten:"
-#: Event ids that honed made: they say nothing about anybody.
-OWN_ID = "fb-" + "[0-9a-f]" * 32
-
-#: Where words may stand in text that honed or an operator wrote: table, key, columns.
-NOTES = (
-    ("iterations", "id", ("trigger", "reason")),
-    ("iteration_stages", "id", ("note",)),
-    ("gate_results", "id", ("metric", "reason")),
-    ("activations", "id", ("actor", "reason")),
-    ("canaries", "id", ("reason",)),
-    ("quarantine", "id", ("actor", "reason")),
-    ("quarantine_releases", "quarantine", ("actor", "reason")),
-    ("audit", "id", ("actor", "subject", "reason")),
-    ("intents", "id", ("principal", "reason")),
-    ("labels", "id", ("principal", "reason")),
-)
-#: The same in JSON.
-OBJECTS = (
-    ("iterations", "id", ("counts", "progress", "report")),
-    ("licences", "rowid", ("reasons", "measures", "calibration")),
-    ("audit", "id", ("details",)),
-    ("intents", "id", ("arguments", "outcome")),
-    ("service_state", "key", ("value",)),
-)
-#: Where an iteration's plan is, prompts of the model's own among it; of use to a running iteration only.
-PLAN = "judge_plan"
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """`name`: a principal, or the `user` or `safety_identifier` a client sent. `alias`: what it becomes."""
-
-    name: str
-    alias: str
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """What is held. `own`: answers given to the person; `drawn`: answers honed drew for their prompts; `events`: ids
-    of feedback by them or on those answers. `quotes`: the words of all that.
-    """
-
-    own: frozenset[str]
-    drawn: frozenset[str]
-    events: frozenset[str]
-    quotes: Quotes
-
-    @property
-    def answers(self) -> frozenset[str]:
-        return self.own | self.drawn
-
-    def __bool__(self) -> bool:
-        return bool(self.own or self.events)
+from store.quotes import Quotes
+from store.scrubbing import Holdings, Person, arrays, scrub
+from store.session import Session
 
 
 class Forgetting:
@@ -91,12 +27,35 @@ class Forgetting:
 
     def older(self, before: float, *, keep: Iterable[str]) -> Holdings:
         """Everything kept from before a time, but for the answers to `keep`."""
+        stay = frozenset(keep)
         own = self._ids(
             "completions where source <> 'sample' and stored = 1 and status <> 'streaming' "
             "and created_at < :before",
             before=before,
         )
-        return self._with_events(own - set(keep), alias="", name="")
+        return self._with_events(own - stay, alias="", name="", keep=stay)
+
+    def behind(self, iterations: Iterable[int], prompts: Iterable[str]) -> frozenset[str]:
+        """Answers that the candidates of these iterations were trained on, those whose prompts others of them were
+        drawn for, and those to one of `prompts` (as stored).
+        """
+        trained = self._ids(
+            "completions where messages in (select value from json_each(:prompts)) or id in ("
+            "  select completion_id from learned_examples where iteration in (select value from json_each(:of))"
+            "  union select completion_id from learned_anchors where iteration in (select value from json_each(:of))"
+            "  union select chosen_id from judged_pairs where dropped is null"
+            "    and iteration in (select value from json_each(:of))"
+            "  union select rejected_id from judged_pairs where dropped is null"
+            "    and iteration in (select value from json_each(:of)))",
+            prompts=json.dumps(sorted(set(prompts))),
+            of=json.dumps(sorted(set(iterations))),
+        )
+        asked = self._session.rows(
+            "select metadata ->> 'prompt' from completions where source = 'sample' "
+            "and metadata ->> 'prompt' is not null and id in (select value from json_each(?))",
+            [json.dumps(sorted(trained))],
+        )
+        return trained | {row[0] for row in asked}
 
     def name_of(self, user: str) -> str:
         """The name under which somebody is known: the one given, or the principal that ends in it.
@@ -111,8 +70,10 @@ class Forgetting:
             f"nothing is held of {user!r}: no answer was given to them, and no feedback came", param="user"
         )
 
-    def _with_events(self, own: frozenset[str], *, alias: str, name: str) -> Holdings:
-        drawn = self._drawn(own, alias)
+    def _with_events(
+        self, own: frozenset[str], *, alias: str, name: str, keep: frozenset[str] = frozenset()
+    ) -> Holdings:
+        drawn = self._drawn(own, alias) - keep
         events = self._ids(
             "feedback where principal in (:name, :alias) and principal <> '' "
             "or completion_id in (select value from json_each(:ids))",
@@ -213,176 +174,3 @@ class Forgetting:
             person: whose name goes with it; None where only words do.
         """
         return self._session.write(lambda db: scrub(db, held, frozenset(iterations), person))
-
-
-def arrays(held: Holdings) -> dict[str, str]:
-    return {"events": json.dumps(sorted(held.events)), "answers": json.dumps(sorted(held.answers))}
-
-
-@contextmanager
-def unlocked(db: Database) -> Iterator[None]:
-    """The logs open to changes; closed again at the end, and by the rollback of whatever fails."""
-    triggers = db.execute("select name, sql from sqlite_master where type = 'trigger'").fetchall()
-    for row in triggers:
-        db.execute(f'drop trigger "{row["name"]}"')
-    yield
-    for row in triggers:
-        db.execute(row["sql"])
-
-
-def scrub(db: Database, held: Holdings, iterations: frozenset[int], person: Person | None) -> dict[str, int]:
-    """The body of `Forgetting.scrub`."""
-    # Events may get new names below, in several tables one after the other.
-    db.execute("pragma defer_foreign_keys = on")
-    with unlocked(db):
-        counts = scrub_answers(db, held, person)
-        counts |= scrub_events(db, held, person)
-        db.execute("delete from service_state where key = ?", [PLAN])
-        clusters = cluster_names(db, held.quotes, iterations)
-        rename_metrics(db, clusters, iterations)
-        names = clusters | ({person.name: person.alias} if person and ":" in person.name else {})
-        counts["notes"] = scrub_notes(db, held.quotes, names, person) + scrub_objects(
-            db, held.quotes, names, person
-        )
-    return counts
-
-
-def scrub_answers(db: Database, held: Holdings, person: Person | None) -> dict[str, int]:
-    ids = arrays(held)
-    among = "in (select value from json_each(:answers))"
-    mark = json.dumps(person.alias if person else "retention")
-    told = (
-        f"json_patch(json_object('forgotten', json({mark!r})), case when source = 'sample' then json_object("
-        "'iteration', metadata ->> 'iteration', 'purpose', metadata ->> 'purpose') else '{}' end)"
-    )
-    changed = db.execute(
-        f"update completions set messages = '[]', stored = 0, sampling = :sampling, metadata = {told} "
-        f"where id {among} and (stored = 1 or messages <> '[]')",
-        {**ids, "sampling": json.dumps(asdict(Sampling()))},
-    ).rowcount
-    db.execute(f"update completion_choices set text = '' where completion_id {among}", ids)
-    scored = f"select id from judgements where completion_id {among}"
-    db.execute(f"delete from iteration_judgements where judgement in ({scored})", ids)
-    judgements = db.execute(f"delete from judgements where completion_id {among}", ids).rowcount
-    # What judges said of texts that are no recorded answers, corrections say: whose is not written down.
-    db.execute("update judgements set details = '{}' where completion_id is null")
-    for side in ("chosen_id", "rejected_id"):
-        db.execute(f"update judged_pairs set details = '{{}}' where {side} {among}", ids)
-    db.execute(
-        f"update labels set reason = :gone where completion_id {among} or other_id {among}",
-        {**ids, "gone": GONE},
-    )
-    if person is not None:
-        db.execute("update completions set principal = :alias where principal = :name", asdict(person))
-    return {"answers": changed, "judgements": judgements}
-
-
-def scrub_events(db: Database, held: Holdings, person: Person | None) -> dict[str, int]:
-    ids = arrays(held)
-    among = "in (select value from json_each(:events))"
-    # Their votes on other people's answers are taken back; those on their own answers train nothing any more.
-    changed = db.execute(
-        "update feedback set reason = null, comment = null, metadata = '{}', value = case "
-        f"when kind in ('edit', 'comment') or completion_id not in (select value from json_each(:answers)) "
-        f"then 'null' else value end where id {among}",
-        ids,
-    ).rowcount
-    db.execute(f"delete from idempotency_keys where feedback_id {among}", ids)
-    if person is not None:
-        db.execute("delete from idempotency_keys where principal = ?", [person.name])
-        db.execute("update feedback set principal = :alias where principal = :name", asdict(person))
-    given = db.execute(f"select id from feedback where id {among} and id not glob '{OWN_ID}'", ids).fetchall()
-    for (name,) in [tuple(row) for row in given]:
-        rename_event(db, name, f"fb-{secrets.token_hex(16)}")
-    return {"events": changed}
-
-
-def rename_event(db: Database, name: str, to: str) -> None:
-    """A client may name its events as it likes, and say something in the name."""
-    for table, column in (
-        ("feedback", "id"),
-        ("feedback", "supersedes"),
-        ("iteration_examples", "feedback_id"),
-        ("quarantine", "feedback_id"),
-    ):
-        db.execute(f"update {table} set {column} = ? where {column} = ?", [to, name])
-
-
-def cluster_names(db: Database, quotes: Quotes, iterations: frozenset[int]) -> dict[str, str]:
-    """Clusters of prompts are called by the words in them; those with a word of the person's, and their new names."""
-    names: set[str] = set()
-    for number in sorted(iterations):
-        for (report,) in db.execute("select report from iterations where id = ?", [number]).fetchall():
-            parsed = json.loads(report) if report else {}
-            rows = [*parsed.get("samples", []), *parsed.get("contest", [])]
-            names |= {row.get("cluster") or "" for row in rows}
-        sql = "select name from metrics where iteration = ? and name like 'kl/cluster/%'"
-        names |= {row[0].removeprefix("kl/cluster/") for row in db.execute(sql, [number]).fetchall()}
-    spoken = sorted(
-        name for name in names - {"", "shipped", "other"} if quotes.words & set(name.casefold().split("-"))
-    )
-    return {name: f"forgotten-{number}" for number, name in enumerate(spoken, 1)}
-
-
-def rename_metrics(db: Database, clusters: Mapping[str, str], iterations: frozenset[int]) -> None:
-    sql = "update or replace metrics set name = :to where name = :name and iteration = :iteration"
-    for name, to in clusters.items():
-        for iteration in iterations:
-            values = {"to": f"kl/cluster/{to}", "name": f"kl/cluster/{name}", "iteration": iteration}
-            db.execute(sql, values)
-
-
-def changed_rows(
-    db: Database, table: str, key: str, columns: Sequence[str]
-) -> Iterator[tuple[Row, dict[str, str]]]:
-    """Every row with what of it is to be changed: the caller fills it in and it is written."""
-    names = ", ".join(f'"{name}"' for name in columns)
-    for row in db.execute(f"select {key} as row_key, {names} from {table}").fetchall():
-        changes: dict[str, str] = {}
-        yield row, changes
-        for name, value in changes.items():
-            db.execute(f'update {table} set "{name}" = ? where {key} = ?', [value, row["row_key"]])
-
-
-def scrub_notes(db: Database, quotes: Quotes, names: dict[str, str], person: Person | None) -> int:
-    count = 0
-    for table, key, columns in NOTES:
-        for row, changes in changed_rows(db, table, key, columns):
-            for column in columns:
-                text = row[column]
-                if not text:
-                    continue
-                if person is not None and text == person.name:
-                    changes[column] = person.alias
-                elif column in ("trigger", "reason", "note") and quotes.within(text):
-                    changes[column] = GONE
-                elif (other := renamed(text, names)) != text:
-                    changes[column] = other
-            count += bool(changes)
-    return count
-
-
-def scrub_objects(db: Database, quotes: Quotes, names: dict[str, str], person: Person | None) -> int:
-    """JSON: objects in lists that are the person's go, strings that quote them too."""
-    own = {person.name: person.alias} if person else {}
-    count = 0
-    for table, key, columns in OBJECTS:
-        for row, changes in changed_rows(db, table, key, columns):
-            for column in columns:
-                if row[column] is None:
-                    continue
-                value = json.loads(row[column])
-                other = rename_all(quotes.without(value), names, own)
-                if other != value:
-                    changes[column] = json.dumps(other, ensure_ascii=False)
-            count += bool(changes)
-    return count
-
-
-def rename_all(value: Any, names: dict[str, str], own: Mapping[str, str]) -> Any:
-    """Names replaced in every string of a JSON value, keys too; `own` ones where they are the whole string."""
-    if isinstance(value, str):
-        return own.get(value) or renamed(value, names)
-    if isinstance(value, dict):
-        return {renamed(key, names): rename_all(inner, names, own) for key, inner in value.items()}
-    return [rename_all(each, names, own) for each in value] if isinstance(value, list) else value

@@ -7,10 +7,10 @@ import pytest
 
 from store.db import Store
 from store.errors import HonedError
-from store.forgetting import Person
 from store.judging import JudgedPair, Judgement, PairOrigin
 from store.quotes import GONE, Quotes, renamed
 from store.records import Choice, Example, FeedbackKind, Message, Source, Split
+from store.scrubbing import Person
 from tests.store.conftest import completion, event
 
 ANN = Person("ann", "forgotten:1")

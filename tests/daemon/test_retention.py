@@ -1,0 +1,88 @@
+"""What is old goes, unless something that may be served rests on it."""
+
+from pathlib import Path
+
+import pytest
+
+from daemon.loop import Loop
+from daemon.retention import DAY, due, expire
+from daemon.runtime import Runtime
+from policies.fake_engine import FakeEngine, FakeLimits
+from store.db import Store
+from store.records import AdapterStatus, Choice, Example, Message, Split
+from tests.daemon.conftest import run, runtime_with, settle_one
+from tests.store.conftest import completion, event
+
+ONE = "it0001-00000001"
+NOW = 100 * DAY
+
+
+def said(store: Store, name: str, day: float, words: str = "") -> None:
+    asked = (Message("user", words or f"what about {name} and the sea?"),)
+    answers = (Choice(0, f"the sea near {name} is deep", "stop"),)
+    store.completions.begin(completion(name, created_at=day * DAY, messages=asked, choices=answers))
+    store.feedback.add(event(f"fb-{name}", name, True, comment=f"on {name}"))
+
+
+def kept(store: Store) -> set[str]:
+    return {one.id for one in store.completions.recent() if one.messages and one.choices[0].text}
+
+
+@pytest.fixture
+def spoken(runtime: Runtime) -> Runtime:
+    """An old answer that a served adapter learned from, one that it is attested by, one of no use; and a new one."""
+    store = runtime.store
+    for name, day in (("learned", 1), ("useless", 1), ("new", 99)):
+        said(store, name, day)
+    said(store, "attested", 1, "How are you?")
+
+    async def serve() -> None:
+        await settle_one(runtime, ONE)
+
+    run(serve, runtime)
+    store.iterations.add_examples([Example(1, "fb-learned", "learned", Split.TRAIN, "kto", True, 1.0)])
+    return runtime
+
+
+def test_old_words_go_unless_what_is_served_rests_on_them(spoken: Runtime) -> None:
+    store = spoken.store
+    assert expire(store, spoken.directory, NOW, 30) == 1
+    assert kept(store) == {"learned", "attested", "new"}
+    (vote,) = store.feedback.events("useless")
+    assert (vote.value, vote.comment, vote.principal) == (True, None, "ann")
+    assert store.iterations.report(1)["attestation"]  # type: ignore[index]  # there is one
+    assert store.audit.list()[0].action == "expire"
+    assert expire(store, spoken.directory, NOW, 30) == 0
+
+
+def test_what_a_retired_adapter_learned_from_goes_too(spoken: Runtime, tmp_path: Path) -> None:
+    run_directory = spoken.run_directory(1)
+    run_directory.mkdir(parents=True)
+    (run_directory / "probes.jsonl").write_text('{"id": "useless", "prompt": []}\n')
+    store = spoken.store
+    store.adapters.activate(None, actor="t", reason="t", retire_as=AdapterStatus.RETIRED)
+    assert expire(store, spoken.directory, NOW, 30) == 3
+    assert kept(store) == {"new"}
+    assert list(run_directory.iterdir()) == []
+
+
+def test_once_a_day_by_the_loop(store: Store, tmp_path: Path) -> None:
+    config = {"directory": tmp_path, "privacy": {"keep_days": 30}}
+    runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path)
+    runtime = Runtime(
+        runtime.config.model_copy(update={"store": type(runtime.config.store).model_validate(config)}),
+        store,
+        runtime.engine,
+        tmp_path,
+        "b" * 16,
+    )
+    said(store, "old", 1)
+    assert due(store, NOW, 30) and not due(store, NOW, 0)
+
+    async def work() -> None:
+        await Loop(runtime).tick()
+
+    run(work, runtime)
+    assert kept(store) == set()
+    assert not due(store, runtime.clock(), 30)
+    assert due(store, runtime.clock() + DAY + 1, 30)
