@@ -85,7 +85,7 @@ def test_labels_are_written_down_and_texts_of_ones_own_become_recorded_answers(r
     recorded = runtime.store.completions.get(written.completion_id)
     assert (written.choice_index, written.other_id, written.other_index) == (0, recorded.id, 1)
     assert [choice.text for choice in recorded.choices] == ["The Rhine.", "Paris."]
-    assert recorded.source.value == "import" and recorded.messages[-1].content == "Name a river."
+    assert recorded.source.value == "label" and recorded.messages[-1].content == "Name a river."
     assert {entry.action for entry in runtime.store.audit.list()} == {"label"}
     assert runtime.store.intents.pending() == []
 
