@@ -93,7 +93,11 @@ class FeedbackLog:
 
     def latest(self, completion_id: str) -> list[Feedback]:
         """What counts about an answer: the latest event per choice, person and kind (taken-back ones too)."""
-        return self._select("latest_feedback where completion_id = :id order by seq", id=completion_id)
+        # Not by the view, which SQLite would make of the whole log first.
+        newest = (
+            "select max(seq) from feedback where completion_id = :id group by choice_index, principal, kind"
+        )
+        return self._select(f"feedback where seq in ({newest}) order by seq", id=completion_id)
 
     def recent(self, limit: int = 50) -> list[Feedback]:
         """Newest first."""
