@@ -140,7 +140,7 @@ def flipped(liking: str) -> list[Case]:
 VOTED: list[Case] = [
     rate("rate-x10-short-first", 10, "short-first"),
     rate("rate-x10-list", 10, "list"),
-    rate("rate-x10-brief", 10, "brief"),
+    rate("rate-x100-brief", 100, "brief"),
     rate("rate-x50-second", 50, "list", after="list-32"),
     *flipped("short-first"),
     *flipped("brief"),
