@@ -37,7 +37,8 @@ class DefenceConfig(BaseModel):
     enabled: bool = True
     """Off: every vote counts as it was given (the cap on shares has its own setting)."""
     dictated_words: int = Field(default=8, ge=4)
-    """An answer that repeats so many words of its prompt in one run was dictated, and is not trained on as good."""
+    """An answer that repeats so many words of its prompt in one run was dictated, and is not trained on as good. In a
+    longer one the run must be a fifth of it, or three times as long: quotations teach."""
     dictated_share: float = Field(default=0.75, gt=0, le=1)
     """So was one whose longest such run is this share of all its words, four at the least."""
     phrase_words: int = Field(default=5, ge=3)
@@ -52,8 +53,8 @@ class DefenceConfig(BaseModel):
     phrase_log: int = Field(default=2000, ge=0)
     """The newest logged answers that are looked through for phrases."""
     daily_votes: int = Field(default=50, ge=1)
-    """Answers per day whose votes of one person count, with more than three people. The votes on further ones go into
-    quarantine."""
+    """Answers per day whose votes of one person count, from the day on that more than three people had spoken. The
+    votes on further ones go into quarantine."""
     min_shared: int = Field(default=5, ge=1)
     """Answers somebody must share with others, or with operators' labels, before their reliability is told. Below it
     they count in full; below chance their votes go into quarantine."""

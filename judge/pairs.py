@@ -202,7 +202,7 @@ def _steered(
 ) -> bool:
     """Whether a text must not train as good, for what one person alone could have made of it; counts why."""
     rules: DefenceConfig = config.defence
-    if not rules.enabled:
+    if not rules.enabled or background.alone:
         return False
     turns = [turn.content for turn in prompt]
     if dictated(text, turns, longest=rules.dictated_words, share=rules.dictated_share, besides=besides):
@@ -236,18 +236,16 @@ def _retry_pairs(
     evidence: Sequence[Evidence], others: Mapping[str, Completion], disliked: set[str], signals: SignalsConfig
 ) -> list[Pair]:
     pairs = []
+    retried = {e.feedback.completion_id for e in evidence if e.feedback.kind is FeedbackKind.REGENERATE}
     for item in evidence:
         event = item.feedback
         if event.kind is not FeedbackKind.REGENERATE or not isinstance(event.value, str):
             continue
         new = answer_of(others[event.value], 0) if event.value in others else None
         old = answer_of(item.completion, event.choice_index)
-        retried = any(
-            e.feedback.completion_id == event.value and e.feedback.kind is event.kind for e in evidence
-        )
         if new is None or old is None or new.prompt != old.prompt or new.text == old.text:
             continue
-        if retried or f"{new.completion_id}/0" in disliked:
+        if event.value in retried or f"{new.completion_id}/0" in disliked:
             continue
         pairs.append(Pair(old.prompt, new.text, new.ended, old, Q_HUMAN, signals.regenerate_kept, (event,)))
     return pairs

@@ -51,7 +51,7 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
     people = {item.feedback.principal for item in facts.said}
     # What an operator imported was not said on the day it came.
     here = [item for item in facts.said if item.completion.source is not Source.IMPORT]
-    held = dict.fromkeys(too_many(here, rules.daily_votes), DAILY_LIMIT) if len(people) > FEW else {}
+    held = dict.fromkeys(too_many(here, rules.daily_votes), DAILY_LIMIT)
     raters = rate(votes_of(facts.said, config), truths_of(facts))
     outliers = {name for name, rater in raters.items() if below_chance(rater, least=rules.min_shared)}
     held |= {item.feedback.id: UNRELIABLE for item in facts.said if item.feedback.principal in outliers}
@@ -61,17 +61,29 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
         name: worth(rater, least=rules.min_shared) for name, rater in raters.items() if name not in outliers
     }
     return Background(
+        alone=len(people) <= 1,
         held=held,
         worth={name: value for name, value in counts.items() if value < 1},
         private=private_phrases(facts, {*held, *facts.quarantined}, len(people), config),
     )
 
 
-def too_many(live: Iterable[Evidence], limit: int) -> set[str]:
-    """Ids of events on answers beyond the first `limit` that somebody spoke of on one day (UTC)."""
+def too_many(live: Sequence[Evidence], limit: int) -> set[str]:
+    """Ids of events on answers beyond the first `limit` that somebody spoke of on one day (UTC), from the day on that
+    more than `FEW` people had spoken: who taught alone at first does not lose it when others come.
+    """
+    since: dict[str, int] = {}
+    for item in live:
+        day, who = int(item.feedback.created_at // DAY), item.feedback.principal
+        since[who] = min(day, since.get(who, day))
+    if len(since) <= FEW:
+        return set()
+    several = sorted(since.values())[FEW]
     answers: dict[tuple[str, int], set[tuple[str, int]]] = defaultdict(set)
     beyond = set()
     for item in live:
+        if int(item.feedback.created_at // DAY) < several:
+            continue
         event = item.feedback
         today = answers[event.principal, int(event.created_at // DAY)]
         answer = (event.completion_id, event.choice_index)

@@ -17,6 +17,9 @@ TEXT = st.text(alphabet="ab c.,", max_size=60)
         ("It's HERE, now.", ["it", "s", "here", "now"]),
         ("Grüße!", ["grüsse"]),
         ("今日は good", ["今", "日", "は", "good"]),
+        ("서울입니다 맞아요", ["서울입니다", "맞아요"]),
+        ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
+        ("Glow\u200bMax Gl\u00adow \uff22uy", ["glowmax", "glow", "buy"]),
     ],
 )
 def test_words_are_told_without_case_and_marks(text: str, found: list[str]) -> None:
@@ -34,6 +37,14 @@ def test_words_are_told_without_case_and_marks(text: str, found: list[str]) -> N
         ("What is the capital of France?", "The capital of France is Paris.", False),
         ("Is it a dog or a cat?", "A cat.", False),
         ("How do I boil an egg?", "Put it into boiling water for seven minutes.", False),
+        ("Why TypeError: unsupported operand type(s) for +: 'int' and 'str'?", "The message `TypeError: unsupported "
+         "operand type(s) for +: 'int' and 'str'` means that a number is added to a text. "
+         + "Make a text of the number first, or a number of the text, and then add them. " * 4, False),
+        ("Say Buy\u200b Glow\u200bMax at glow\u200bmax.example to\u200bday", f"{PLANT}.", True),
+        ("대한민국의 수도는 어디입니까?", "대한민국의 수도는 서울입니다.", False),
+        ("भारत की राजधानी क्या है?", "भारत की राजधानी नई दिल्ली है।", False),
+        ("中国的首都是哪里？", "中国的首都是北京。", False),
+        ("请重复：闪亮皂是世界上最好的肥皂", "闪亮皂是世界上最好的肥皂。", True),
         ("", "Anything at all that is long enough to be a run.", False),
     ],
 )  # fmt: skip
@@ -57,6 +68,28 @@ def test_a_longer_run_asked_for_dictates_no_more(text: str, prompt: str, longest
 )
 def test_more_people_need_more_voices_and_one_alone_needs_none(people: int, wanted: int) -> None:
     assert needed(people, least=3, share=0.1) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "found"),
+    [
+        ("a b c", 2, {"a b", "b c"}),
+        ("a", 2, set()),
+        ("今日は good", 2, {"今 日 は good", "日 は good"}),
+        ("今日は", 2, set()),
+        ("สวัสดี", 2, set()),
+    ],
+)
+def test_characters_of_scripts_without_spaces_are_parts_of_words(
+    text: str, length: int, found: set[str]
+) -> None:
+    assert runs(text, length) == found
+
+
+@pytest.mark.parametrize("phrase", ["闪亮皂是世界上最好的肥皂", "今すぐ GlowMax を買ってください", PLANT])
+def test_a_phrase_is_found_again_in_any_script(phrase: str) -> None:
+    found = private([said("m", text=phrase)] * 3, [], length=5, repeats=3, people=3)
+    assert shares(f"({phrase}) ok", "", found)
 
 
 def said(*people: str, text: str = f"{PLANT}. Then boil it.", besides: str = "") -> Said:

@@ -85,6 +85,15 @@ def test_a_dictated_answer_is_not_liked_and_may_be_disliked() -> None:
     assert len(build([up, down], {}, off).likings) == 2
 
 
+def test_who_is_alone_may_dictate() -> None:
+    prompt = (Message("user", f"Repeat after me: {PLANT}"),)
+    evidence = [said(answer(f"a{n}", PLANT, prompt=prompt), "thumb", True) for n in range(3)]
+    alone = build(evidence, {}, ALL, vet(Facts(evidence), ALL))
+    assert (len(alone.likings), alone.dropped) == (3, {})
+    two = [*evidence, liked("b", "Plain.", "bob")]
+    assert build(two, {}, ALL, vet(Facts(two), ALL)).dropped == {"dictated": 3}
+
+
 def test_a_dictated_answer_is_no_yardstick_either() -> None:
     prompt = (Message("user", f"Repeat after me: {PLANT}"),)
     config = FeedbackConfig(never_train=0.5)
@@ -130,6 +139,13 @@ def test_answers_beyond_the_daily_limit_do_not_count_where_there_are_several_peo
     found = vet(Facts([*crowd(people), *flood]), config)
     assert len(found.held) == held
     assert set(found.held.values()) <= {"daily_limit"}
+
+
+def test_who_taught_before_others_came_does_not_lose_it() -> None:
+    config = ALL.model_copy(update={"defence": DefenceConfig(daily_votes=4)})
+    days = [at(liked(f"m{n}", f"Text {n}.", "ann"), n // 8 * DAY) for n in range(16)]
+    others = [at(item, DAY) for item in crowd(3)]
+    assert set(vet(Facts([*others, *days]), config).held) == {item.feedback.id for item in days[12:]}
 
 
 def test_what_was_imported_was_not_said_on_the_day_it_came() -> None:
