@@ -150,12 +150,25 @@ def begin(store: Store, intent: Intent) -> Person:
     return Person(name, alias)
 
 
-def scrub(store: Store, intent: Intent, person: Person, *, files: int) -> None:
-    """Take the words and the name out of the database, in one transaction that also says so."""
+def scrub(store: Store, intent: Intent, person: Person, done: Reach, *, files: int) -> None:
+    """Take the words and the name out of the database, in one transaction that also says so.
+
+    Args:
+        store: where they are.
+        intent: the order.
+        person: whose.
+        done: what was left behind and whose files were cleaned.
+        files: how many those were.
+
+    Raises:
+        HonedError: what was said since reaches further than that; the order is to be started over.
+    """
 
     def commit(tx: Store) -> None:
         # Read again here: what was said since the files were looked through goes too.
         found = reach(tx, tx.forgetting.of(person))
+        if not (set(found.versions) <= set(done.versions) and found.iterations <= done.iterations):
+            raise HonedError("more was said meanwhile than what was looked for; it is looked through again")
         counts = tx.forgetting.scrub(found.held, found.iterations, person=person)
         serving = tx.adapters.active()
         receipt = {
@@ -228,7 +241,7 @@ async def forget(
             person.name,
         )
         failpoint("forget.files")
-        await asyncio.to_thread(scrub, store, intent, person, files=files)
+        await asyncio.to_thread(scrub, store, intent, person, found, files=files)
     return await asyncio.to_thread(finish, store, intent, runtime.clock())
 
 
@@ -266,5 +279,5 @@ def forget_offline(
         files = forget_files.erase(
             store, directory, found.held, found.iterations, found.versions, person.name
         )
-        scrub(store, intent, person, files=files)
+        scrub(store, intent, person, found, files=files)
     return finish(store, intent, clock())

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,44 @@ from daemon.state_files import DATABASE, ITERATIONS, LOCK, MODELS, SECRET, SERVI
 from store.db import Store
 from store.files import fsync_directory, write_durably
 from store.quotes import Quotes
-from store.scrubbing import Holdings
+from store.scrubbing import WHO, Holdings
 
 #: Files of the service itself, that hold nobody's words or are cleaned in another way.
 OWN = frozenset({DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", LOCK, SECRET, SERVICE})
 #: What is looked into; other kinds (weights) hold no text.
 TEXT = frozenset({".json", ".jsonl", ".csv", ".md", ".txt", ".log"})
+#: Characters from which on a name with a figure in it is no word of the language.
+LONG = 6
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What files are searched for: words, and a name (empty: none)."""
+
+    quotes: Quotes
+    name: str = ""
+
+    @property
+    def distinctive(self) -> bool:
+        """Whether the name means nobody and nothing else: an application may call its people "user" or "1"."""
+        name = self.name
+        return ":" in name or "@" in name or (len(name) >= LONG and any(map(str.isdigit, name)))
+
+    def in_json(self, value: Any) -> bool:
+        return self.quotes.anywhere(value) or (bool(self.name) and self.named(value))
+
+    def named(self, value: Any, *, under: str = "") -> bool:
+        """Whether a JSON value has the name where it says who somebody is, or anywhere where it is no word."""
+        if isinstance(value, str):
+            return value == self.name and (self.distinctive or under in WHO)
+        if isinstance(value, dict):
+            keys = self.distinctive and self.name in value
+            return keys or any(self.named(inner, under=key) for key, inner in value.items())
+        return isinstance(value, list) and any(self.named(each, under=under) for each in value)
+
+    def in_text(self, text: str) -> bool:
+        names = self.quotes.ids | ({self.name} if self.distinctive else set())
+        return self.quotes.within(text) or any(each in names for each in re.split(r"[\s,\"']+", text))
 
 
 def erase(
@@ -43,10 +75,10 @@ def erase(
         versions: adapters whose weights learned from it.
         name: the person's, as exports may have it.
     """
-    quotes = replace(held.quotes, ids=held.quotes.ids | {name} - {""})
+    traces = Traces(held.quotes, name)
     # Of a run that came to no verdict nobody recorded an adapter, and none of it is kept.
     kept = {directory / one.path for one in store.adapters.list() if one.version not in versions}
-    shown = [run for run in runs(directory) if number_of(run) in iterations or shows(run, quotes)]
+    shown = [run for run in runs(directory) if number_of(run) in iterations or shows(run, traces)]
     count = sum(clear_run(run, kept) for run in shown)
     for version in versions:
         path = directory / store.adapters.get(version).path
@@ -54,10 +86,10 @@ def erase(
         shutil.rmtree(path, ignore_errors=True)
         if path.exists():
             raise OSError(f"{path} cannot be deleted")
-    for copy in (*directory.glob(f"{DATABASE}.before-*"), *directory.glob(f".{DATABASE}*.tmp")):
+    for copy in (*directory.glob(f"{DATABASE}.before-*"), *directory.glob(f".{DATABASE}*.tmp*")):
         copy.unlink(missing_ok=True)
         count += 1
-    count += sum(clean(path, quotes) for path in others(directory))
+    count += sum(clean(path, traces) for path in others(directory))
     fsync_directory(directory)
     return count
 
@@ -83,13 +115,13 @@ def texts_in(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def shows(run: Path, quotes: Quotes) -> bool:
-    return any(quoted_in(path, quotes) for path in texts_in(run))
+def shows(run: Path, traces: Traces) -> bool:
+    return any(quoted_in(path, traces) for path in texts_in(run))
 
 
-def quoted_in(path: Path, quotes: Quotes) -> bool:
+def quoted_in(path: Path, traces: Traces) -> bool:
     """Whether a file shows any of it: as JSON, row by row, else as text, line by line."""
-    return any(tells(line, path.suffix, quotes) for line in parts(path))
+    return any(tells(line, path.suffix, traces) for line in parts(path))
 
 
 def parts(path: Path) -> list[str]:
@@ -98,13 +130,13 @@ def parts(path: Path) -> list[str]:
     return [text] if path.suffix == ".json" else text.split("\n")
 
 
-def tells(text: str, suffix: str, quotes: Quotes) -> bool:
+def tells(text: str, suffix: str, traces: Traces) -> bool:
     value: Any = None
     if suffix in (".json", ".jsonl"):
         with contextlib.suppress(ValueError):
             value = json.loads(text)
-            return quotes.anywhere(value)
-    return quotes.within(text) or any(each in quotes.ids for each in re.split(r"[\s,\"']+", text))
+            return traces.in_json(value)
+    return traces.in_text(text)
 
 
 def clear_run(run: Path, kept: Collection[Path]) -> int:
@@ -134,10 +166,10 @@ def others(directory: Path) -> Iterator[Path]:
                 yield path
 
 
-def clean(path: Path, quotes: Quotes) -> int:
+def clean(path: Path, traces: Traces) -> int:
     """Take the lines out that show any of it; a JSON file that does is deleted whole. 1 if there were any."""
     lines = parts(path)
-    kept = [line for line in lines if not tells(line, path.suffix, quotes)]
+    kept = [line for line in lines if not tells(line, path.suffix, traces)]
     if len(kept) == len(lines):
         return 0
     if path.suffix == ".json":

@@ -21,6 +21,7 @@ from daemon.state_files import DATABASE, LOCK
 from store.db import StateLock, Store
 from store.errors import Invalid
 from store.records import Completion
+from store.scrubbing import FORGOTTEN
 
 #: What a row looks like, and what reads it. The first that fits decides.
 FORMS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str, Any]], Said]]] = (
@@ -184,7 +185,10 @@ def add(store: Store, said: Sequence[Said], privacy: Privacy, *, source: str, at
             if one.feedback_id in known:
                 continue
             known.add(one.feedback_id)
-            if tx.completions.find(one.completion_id) is None:
+            there = tx.completions.find(one.completion_id)
+            if there is not None and FORGOTTEN in there.metadata:
+                continue  # a file that is read again does not bring back who was forgotten
+            if there is None:
                 tx.completions.begin(kept(answer_of(one, at=at), privacy))
             tx.feedback.add(privacy.feedback(event_of(one, at=at)))
             added += 1

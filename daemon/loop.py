@@ -160,7 +160,8 @@ class Loop:
 
     async def start(self, trigger: str, intent: Intent | None) -> None:
         """Begin an iteration; it and the intent that asked for it are recorded together."""
-        config = self.runtime.config.model_dump(mode="json")
+        # Whom nothing is kept of is nobody's business later, least of all when they are forgotten.
+        config = self.runtime.config.model_dump(mode="json", exclude={"store": {"privacy": {"excluded"}}})
 
         def commit(tx: Store) -> Iteration:
             active = tx.adapters.active()

@@ -81,8 +81,11 @@ class Forgetting:
             alias=alias,
             name=name,
         )
-        texts = self._texts(own | drawn, events)
-        return Holdings(own, drawn, events, Quotes.of(texts, own | drawn))
+        quotes = Quotes.of(self._texts(own | drawn, events), own | drawn)
+        if keep:
+            # The words of what stays are not gone from anywhere, nor from what adapters are attested by.
+            quotes = quotes.but(Quotes.of(self._texts(keep, frozenset())))
+        return Holdings(own, drawn, events, quotes)
 
     def _ids(self, tail: str, **parameters: Any) -> frozenset[str]:
         return frozenset(row[0] for row in self._session.rows(f"select id from {tail}", parameters))
@@ -97,7 +100,12 @@ class Forgetting:
             "  metadata ->> 'prompt' in (select value from json_each(:ids))"
             "  or metadata ->> '$.revision_of[0]' in (select value from json_each(:ids))"
             "  or (messages <> '[]' and messages in (select messages from completions"
-            "      where id in (select value from json_each(:ids)))))"
+            "      where id in (select value from json_each(:ids))))"
+            # An operator who asks judges about it leaves the system prompt out; single words are everybody's.
+            "  or (source = 'label' and exists (select 1 from json_each(messages) t"
+            "      where trim(t.value ->> 'content') like '% %' and t.value ->> 'content' in ("
+            "        select u.value ->> 'content' from completions o, json_each(o.messages) u"
+            "        where o.id in (select value from json_each(:ids)) and u.value ->> 'role' = 'user'))))"
             "  or (source = 'sample' and :alias <> '' and metadata ->> 'forgotten' = :alias)",
             ids=ids,
             alias=alias,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 #: What stands where a text was.
@@ -10,6 +10,8 @@ GONE = "[forgotten]"
 #: Words in a row that make a quotation. Shorter texts are looked for whole, single words (they are in every other
 #: sentence) not at all, unless there is a figure in them.
 RUN = 6
+#: Characters from which on a single word with a figure in it is looked for: "1" is in every other version and path.
+FIGURE = 3
 #: Characters from which on the beginning of a text is taken for the text.
 CUT = 120
 #: Under these names JSON of honed's has what people and models said.
@@ -20,6 +22,12 @@ _WORD = re.compile(r"\w+")
 
 def words_of(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text.casefold()))
+
+
+def telling(words: tuple[str, ...]) -> bool:
+    """Whether a text of these words says something by itself."""
+    one = words[0] if len(words) == 1 else ""
+    return len(words) > 1 or (len(one) >= FIGURE and any(map(str.isdigit, one)))
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,19 @@ class Quotes:
         for text in whole:
             found = words_of(text)
             every.update(found)
-            if len(found) > 1 or any(map(str.isdigit, text)):
+            if telling(found):
                 runs.update(found[at : at + RUN] for at in range(max(1, len(found) - RUN + 1)))
         heads = frozenset(text[:CUT] for text in whole if len(text) >= CUT)
         return cls(whole, frozenset(runs - {()}), frozenset(ids), frozenset(every), heads)
+
+    def but(self, others: "Quotes") -> "Quotes":
+        """Those that `others` are not: what is common to both proves nothing."""
+        return replace(
+            self,
+            whole=self.whole - others.whole,
+            runs=self.runs - others.runs,
+            heads=self.heads - others.heads,
+        )
 
     def named(self, text: str) -> bool:
         """Whether a string names what a text belongs to: "ID", "ID/CHOICE", "ID/CHOICE/EVENT"."""
@@ -73,27 +90,38 @@ class Quotes:
             return any(self.named(key) or self.mentioned(inner, under=key) for key, inner in value.items())
         return isinstance(value, list) and any(self.mentioned(each, under=under) for each in value)
 
-    def anywhere(self, value: Any) -> bool:
-        """Whether any string of a JSON value is one of the texts or names what one belongs to, wherever it is."""
+    def anywhere(self, value: Any, *, under: str = "") -> bool:
+        """Whether any string of a JSON value is one of the texts or names what one belongs to, wherever it is.
+
+        A single word counts only where it has what was said: "user" and "yes" stand in every other file.
+        """
         if isinstance(value, str):
-            return self.named(value) or self.repeats(value)
+            said = under in SAID or telling(words_of(value))
+            return self.named(value) or (said and self.repeats(value))
         if isinstance(value, dict):
-            return any(self.named(key) or self.anywhere(inner) for key, inner in value.items())
-        return isinstance(value, list) and any(map(self.anywhere, value))
+            return any(self.named(key) or self.anywhere(inner, under=key) for key, inner in value.items())
+        return isinstance(value, list) and any(self.anywhere(each, under=under) for each in value)
 
     def repeats(self, text: str) -> bool:
         """Whether it is one of the texts, or one cut short."""
         return text in self.whole or (len(text) >= CUT and text[:CUT] in self.heads)
 
-    def without(self, value: Any) -> Any:
-        """A JSON value without the objects in its lists that mention a text, and with `GONE` for what quotes one."""
+    def without(self, value: Any, *, under: str = "") -> Any:
+        """A JSON value without the objects in its lists that mention a text, and with `GONE` for what quotes one.
+
+        What others said, or a model said to them, stays as it is to the letter, however much of it is alike: an
+        engine is held against the log-probabilities of exactly that.
+        """
         if isinstance(value, str):
-            return GONE if self.within(value) else value
+            quoted = self.repeats(value) if under in SAID else self.within(value)
+            return GONE if quoted else value
         if isinstance(value, dict):
-            return {key: self.without(inner) for key, inner in value.items() if not self.named(key)}
+            return {
+                key: self.without(inner, under=key) for key, inner in value.items() if not self.named(key)
+            }
         if isinstance(value, list):
             kept = (each for each in value if not (isinstance(each, dict) and self.mentioned(each)))
-            return [self.without(each) for each in kept]
+            return [self.without(each, under=under) for each in kept]
         return value
 
 

@@ -41,6 +41,11 @@ OBJECTS = (
     ("intents", "id", ("arguments", "outcome")),
     ("service_state", "key", ("value",)),
 )
+#: Where a name stands for somebody: columns, and names in JSON. Elsewhere "user" is a role and "base" a version,
+#: whatever an application calls its people.
+WHO = frozenset({"actor", "principal", "user", "safety_identifier", "person"})
+#: Under this name the metadata of an answer without words tells why it has none.
+FORGOTTEN = "forgotten"
 #: Where an iteration's plan is, prompts of the model's own among it; of use to a running iteration only.
 PLAN = "judge_plan"
 
@@ -109,7 +114,7 @@ def scrub_answers(db: Database, held: Holdings, person: Person | None) -> dict[s
     among = "in (select value from json_each(:answers))"
     mark = json.dumps(person.alias if person else "retention")
     told = (
-        f"json_patch(json_object('forgotten', json({mark!r})), case when source = 'sample' then json_object("
+        f"json_patch(json_object('{FORGOTTEN}', json({mark!r})), case when source = 'sample' then json_object("
         "'iteration', metadata ->> 'iteration', 'purpose', metadata ->> 'purpose') else '{}' end)"
     )
     changed = db.execute(
@@ -148,21 +153,31 @@ def scrub_events(db: Database, held: Holdings, person: Person | None) -> dict[st
     if person is not None:
         db.execute("delete from idempotency_keys where principal = ?", [person.name])
         db.execute("update feedback set principal = :alias where principal = :name", asdict(person))
-    given = db.execute(f"select id from feedback where id {among} and id not glob '{OWN_ID}'", ids).fetchall()
-    for (name,) in [tuple(row) for row in given]:
-        rename_event(db, name, f"fb-{secrets.token_hex(16)}")
+    # An id that an idempotency key led to is a digest of name and key: somebody could try names on it.
+    given = db.execute(
+        f"select id from feedback where id {among} and (id not glob '{OWN_ID}' or principal = :alias)",
+        {**ids, "alias": person.alias if person else None},
+    ).fetchall()
+    rename_events(db, {row["id"]: f"fb-{secrets.token_hex(16)}" for row in given})
     return {"events": changed}
 
 
-def rename_event(db: Database, name: str, to: str) -> None:
-    """A client may name its events as it likes, and say something in the name."""
+def rename_events(db: Database, names: Mapping[str, str]) -> None:
+    """A client may name its events as it likes, and say something in the name. `names`: new ones by old ones."""
+    # No index leads to what an event supersedes: one pass for all of them.
+    later = db.execute(
+        "select seq, supersedes from feedback where supersedes in (select value from json_each(?))",
+        [json.dumps(sorted(names))],
+    ).fetchall()
+    rows = [(names[row["supersedes"]], row["seq"]) for row in later]
+    db.conn.executemany("update feedback set supersedes = ? where seq = ?", rows)
     for table, column in (
         ("feedback", "id"),
-        ("feedback", "supersedes"),
         ("iteration_examples", "feedback_id"),
         ("quarantine", "feedback_id"),
     ):
-        db.execute(f"update {table} set {column} = ? where {column} = ?", [to, name])
+        sql = f"update {table} set {column} = ? where {column} = ?"
+        db.conn.executemany(sql, [(to, name) for name, to in names.items()])
 
 
 def cluster_names(db: Database, quotes: Quotes, iterations: frozenset[int]) -> dict[str, str]:
@@ -209,7 +224,7 @@ def scrub_notes(db: Database, quotes: Quotes, names: dict[str, str], person: Per
                 text = row[column]
                 if not text:
                     continue
-                if person is not None and text == person.name:
+                if person is not None and text == person.name and column in WHO | {"reason"}:
                     changes[column] = person.alias
                 elif column in ("trigger", "reason", "note") and quotes.within(text):
                     changes[column] = GONE
@@ -236,10 +251,12 @@ def scrub_objects(db: Database, quotes: Quotes, names: dict[str, str], person: P
     return count
 
 
-def rename_all(value: Any, names: dict[str, str], own: Mapping[str, str]) -> Any:
-    """Names replaced in every string of a JSON value, keys too; `own` ones where they are the whole string."""
+def rename_all(value: Any, names: dict[str, str], own: Mapping[str, str], *, under: str = "") -> Any:
+    """Names replaced in every string of a JSON value, keys too; `own` ones where they say who somebody is."""
     if isinstance(value, str):
-        return own.get(value) or renamed(value, names)
+        return own[value] if under in WHO and value in own else renamed(value, names)
     if isinstance(value, dict):
-        return {renamed(key, names): rename_all(inner, names, own) for key, inner in value.items()}
-    return [rename_all(each, names, own) for each in value] if isinstance(value, list) else value
+        return {renamed(key, names): rename_all(inner, names, own, under=key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rename_all(each, names, own, under=under) for each in value]
+    return value

@@ -20,6 +20,7 @@ from store.config import PrivacyConfig
 from store.db import StateLock, Store
 from store.errors import AlreadyRunning, Invalid
 from store.records import Choice, Feedback, FeedbackKind, Message, Source, Split
+from store.scrubbing import Person
 from tests.store.conftest import completion, event
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -175,6 +176,18 @@ def test_what_is_not_kept_of_live_requests_is_not_kept_of_files(state: Path, tmp
         (item,) = store.feedback.live()
     assert "ann@example.org" not in item.completion.messages[0].content
     assert b"ann@example.org" not in b"".join(file.read_bytes() for file in state.iterdir())
+
+
+def test_a_file_read_again_does_not_bring_back_who_was_forgotten(state: Path, tmp_path: Path) -> None:
+    rows = written(tmp_path / "rows.jsonl", {**PAIR, "principal": "bob"}, GOOD)
+    assert brought_in(state, rows)["added"] == 2
+    bob = Person("bob", "forgotten:1")
+    with Store.open(state / DATABASE) as store:
+        store.forgetting.scrub(store.forgetting.of(bob), (), person=bob)
+    assert brought_in(state, rows)["added"] == 0
+    with opened(state) as store:
+        assert not store.forgetting.of(Person("bob", ""))
+        assert {item.feedback.principal for item in store.feedback.live()} == {"import"}
 
 
 def test_some_imported_answers_only_ever_test(state: Path, tmp_path: Path) -> None:

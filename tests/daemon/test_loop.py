@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from daemon import promote
+from daemon.config import Config
 from daemon.loop import Loop, look
 from daemon.runtime import Runtime
 from policies.engine import AdapterRef
@@ -108,6 +109,23 @@ def test_a_train_intent_without_feedback_ends_with_what_is_missing(runtime: Runt
     last = runtime.store.iterations.last()
     assert last is not None and last.stage is Stage.ABORTED
     assert last.config["daemon"]["gate"]["kl_step_hard"] == runtime.config.daemon.gate.kl_step_hard
+
+
+def test_who_is_excluded_is_not_written_into_iterations(store: Store, tmp_path: Path) -> None:
+    told = {"store": {"directory": tmp_path, "privacy": {"excluded": ["key:ann"]}}}
+    engine = FakeEngine(FakeLimits(verify=False))
+    runtime = Runtime(Config.model_validate(told), store, engine, tmp_path / "model", "b" * 16)
+
+    async def work() -> None:
+        intend(runtime, IntentKind.TRAIN)
+        loop = Loop(runtime)
+        await loop.tick()
+        await loop.stop()
+
+    run(work, runtime)
+    last = store.iterations.last()
+    assert last is not None and "key:ann" not in str(last.config)
+    assert last.config["store"]["privacy"]["redact"]
 
 
 def test_asking_for_an_iteration_while_one_runs_follows_it(runtime: Runtime) -> None:

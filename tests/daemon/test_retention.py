@@ -66,6 +66,30 @@ def test_what_a_retired_adapter_learned_from_goes_too(spoken: Runtime, tmp_path:
     assert list(run_directory.iterdir()) == []
 
 
+def test_earlier_turns_of_what_an_adapter_is_attested_by_do_not_take_its_proof_with_them(
+    spoken: Runtime,
+) -> None:
+    store = spoken.store
+    report = store.iterations.report(1)
+    assert report is not None
+    # The old answer's question, and what was said to it, are the first turns of an attested conversation.
+    row = report["attestation"][0]
+    turns = [
+        ("user", "what about turns and the sea?"),
+        ("assistant", "the sea near turns is deep"),
+        ("user", "Why?"),
+    ]
+    later = {**row, "prompt": [{"role": role, "content": text} for role, text in turns]}
+    store.iterations.save_report(1, {"attestation": [later]})
+    said(store, "turns", 1)
+    store.completions.begin(
+        completion("later", created_at=DAY, messages=tuple(Message(role, text) for role, text in turns))
+    )
+    expire(store, spoken.directory, NOW, 30)
+    assert "later" in kept(store) and "turns" not in kept(store)
+    assert store.iterations.report(1)["attestation"] == [later]  # type: ignore[index]  # there is one
+
+
 def test_once_a_day_by_the_loop(store: Store, tmp_path: Path) -> None:
     config = {"directory": tmp_path, "privacy": {"keep_days": 30}}
     runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), tmp_path)

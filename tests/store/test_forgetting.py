@@ -110,6 +110,49 @@ def test_scrubbing_takes_hers_and_leaves_his(spoken: Store) -> None:
         store._session.write(lambda db: db.execute("update audit set reason = 'x'"))
 
 
+def test_what_others_said_stays_to_the_letter_however_alike(spoken: Store) -> None:
+    store = spoken
+    asked = "Please answer my question about this text: "
+    for name, text in (("a2", asked + "herons"), ("a3", "1"), ("a4", "user")):
+        store.completions.begin(completion(name, messages=(Message("user", text),)))
+    begun = store.iterations.begin(trigger="manual", incumbent=None, config={})
+    turns = [{"role": "user", "content": asked + "owls, 1 by 1"}]
+    row = {"prompt": turns, "continuation": "Two.", "logprobs": [0.5], "base_logprobs": [0.5]}
+    report = {"version": "it-1", "attestation": [row]}
+    store.iterations.save_report(begun.id, report)
+    store.audit.add(actor="gate", action="reject", subject="user", reason="2 of 1")
+    store.forgetting.scrub(store.forgetting.of(ANN), {begun.id}, person=ANN)
+    assert store.iterations.report(begun.id) == report
+    assert store.audit.list()[0].reason == "2 of 1"
+    # An application may call its people what it likes.
+    user = Person("user", "forgotten:3")
+    store.completions.begin(completion("u1", metadata={"user": "user"}))
+    store.forgetting.scrub(store.forgetting.of(user), {begun.id}, person=user)
+    assert store.iterations.report(begun.id) == report
+    assert store.audit.list()[0].subject == "user"
+
+
+def test_events_have_no_id_that_a_name_leads_to(store: Store) -> None:
+    store.completions.begin(completion("a1"))
+    guessed = [f"fb-{number:032x}" for number in (1, 2)]
+    for name, value in zip(guessed, (True, False), strict=True):
+        store.feedback.add(event(name, "a1", value))
+    store.forgetting.scrub(store.forgetting.of(ANN), (), person=ANN)
+    first, second = store.feedback.events("a1")
+    assert second.supersedes == first.id
+    assert not {first.id, second.id} & set(guessed)
+
+
+def test_a_label_on_what_was_asked_goes_with_it(spoken: Store) -> None:
+    system = Message("system", "Be brief.")
+    question = Message("user", "how deep is lake Zug?")
+    spoken.completions.begin(completion("a2", messages=(system, question)))
+    for name, turn in (("l1", question), ("l2", Message("user", "Hello"))):
+        spoken.completions.begin(completion(name, principal="op", source=Source.LABEL, messages=(turn,)))
+    spoken.completions.begin(completion("a3", messages=(system, Message("user", "Hello"))))
+    assert spoken.forgetting.of(ANN).drawn == {"s1", "s2", "l1"}
+
+
 def test_nothing_is_left_in_the_files(tmp_path: Path) -> None:
     with Store.open(tmp_path / "honed.db") as store:
         for number in range(200):
@@ -159,7 +202,8 @@ def test_names_and_what_was_said_are_found_in_json() -> None:
         "rows": rows[2:],
         "stage": "active",
     }
-    assert quotes.anywhere(rows[2]) and not quotes.mentioned(rows[2])
+    assert quotes.anywhere(rows[1]) and not quotes.anywhere(rows[2])
+    assert Quotes.of(["very active"]).anywhere({"stage": "very active"})
     assert json.dumps(quotes.without([1, None, True])) == "[1, null, true]"
 
 
