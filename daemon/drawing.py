@@ -7,9 +7,10 @@ prompts, whatever people have said in between.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from daemon.runtime import Runtime
-from daemon.stages import progress
+from daemon.stages import progress, to_its_end
 from judge.candidates import Asked, Draw, Purpose, sample_all
 from judge.critique import revise_all, to_revise
 from judge.defence import new_secret
@@ -92,7 +93,7 @@ async def draw(
 
     async def keep(completion: Completion) -> None:
         nonlocal done
-        await asyncio.to_thread(store.completions.begin, completion)
+        await to_its_end(partial(store.completions.begin, completion))
         failpoint("judge.sampled")
         done += 1
         await show(done, total)

@@ -10,11 +10,12 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from daemon.promote import make_ready, unload_surplus
 from daemon.runtime import Runtime
 from daemon.snapshot import messages_of
-from daemon.stages import progress
+from daemon.stages import progress, to_its_end
 from judge.candidates import Asked, Draw, Purpose, sample_all
 from judge.contest import Answered
 from policies.spec import Report
@@ -155,7 +156,7 @@ async def answers(
 
     async def keep(completion: Completion) -> None:
         nonlocal done
-        await asyncio.to_thread(store.completions.begin, completion)
+        await to_its_end(partial(store.completions.begin, completion))
         done += 1
         await show(done, len(asked))
 
