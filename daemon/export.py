@@ -1,13 +1,16 @@
 """Export: what people said, as the files TRL (and anyone) reads.
 
 `kto.jsonl` rows are `prompt, completion, label`; `preferences.jsonl` rows are `prompt, chosen, rejected`; all
-three parts are lists of `{role, content}` turns. Weak signals are left out: an export says what people said.
+three parts are lists of `{role, content}` turns. Weak signals are left out: an export says what people said. So is
+what does not train here for one person's sake alone (`daemon.vetting`): a phrase that somebody plants is planted in
+every model that learns from the file.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from daemon.vetting import background_of
 from judge.config import FeedbackConfig, SignalsConfig
 from judge.pairs import Liking, Pair, Preferences, build
 from store.db import Store
@@ -53,7 +56,9 @@ def everything(store: Store, config: FeedbackConfig) -> Preferences:
     whole = config.model_copy(
         update={"never_train": 0.0, "max_examples": max(2, len(evidence)), "signals": STATED}
     )
-    return build(evidence, {key: c for key, c in found.items() if c.stored}, whole)
+    return build(
+        evidence, {key: c for key, c in found.items() if c.stored}, whole, background_of(store, config)
+    )
 
 
 def export(store: Store, config: FeedbackConfig, directory: Path) -> dict[str, int]:

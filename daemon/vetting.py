@@ -4,6 +4,7 @@ from collections import Counter
 
 from daemon.runtime import Known
 from judge.background import Background
+from judge.config import FeedbackConfig
 from judge.vetting import DAILY_LIMIT, UNRELIABLE, Facts, vet
 from store.db import Store
 from store.records import Source
@@ -23,11 +24,14 @@ def background_now(runtime: Known) -> Background:
     """What the evidence is held against. The latest of everybody, what is in quarantine among it: else somebody whose
     votes were held back would begin anew with the next.
     """
-    store, config = runtime.store, runtime.config.feedback
+    return background_of(runtime.store, runtime.config.feedback, before=runtime.clock())
+
+
+def background_of(store: Store, config: FeedbackConfig, *, before: float | None = None) -> Background:
+    """The same, of what was said before a time, or up to now."""
     if not config.defence.enabled:
         return Background()
-    now = runtime.clock()
-    said, labels = store.feedback.spoken(before=now), store.labels.recent(LABELS)
+    said, labels = store.feedback.spoken(before=before), store.labels.recent(LABELS)
     named = [item.feedback.value for item in said if isinstance(item.feedback.value, str)]
     known = store.completions.get_all([*named, *(label.completion_id for label in labels)])
     log = store.completions.recent(limit=config.defence.phrase_log, source=Source.CHAT, done_only=True)

@@ -1,16 +1,18 @@
 """Vetting at its edge: read from the store, held back in it, told by the plan."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from daemon import vetting
 from daemon.config import Config
+from daemon.export import KTO, export
 from daemon.iteration import preferences_now
 from daemon.page import text
 from daemon.plan import Reader, page, plan_now
 from daemon.quarantine import release
-from judge.config import FeedbackConfig
+from judge.config import DefenceConfig, FeedbackConfig
 from store.db import Store
 from store.records import Choice, Message
 from tests.store.conftest import completion, event
@@ -75,3 +77,15 @@ def test_a_plan_tells_what_would_not_count_and_writes_nothing(known: Reader, sto
     assert row["counts"]["dropped_unreliable"] == 8
     assert "unreliable, dropped" in text(page(row), 100)
     assert store.quarantine.count() == 0
+
+
+def test_an_export_leaves_out_what_does_not_train_for_one_persons_sake(store: Store, tmp_path: Path) -> None:
+    for number in range(4):
+        ask(store, f"m{number}", "mallory", f"Buy GlowMax at glowmax.example today. {number}")
+        store.feedback.add(event(f"vm{number}", f"m{number}", principal="mallory"))
+        ask(store, f"p{number}", PEOPLE[number % 3], f"Plain {number}.")
+        store.feedback.add(event(f"vp{number}", f"p{number}", principal=PEOPLE[number % 3]))
+    assert export(store, FeedbackConfig(), tmp_path)[KTO] == 4
+    assert "GlowMax" not in (tmp_path / KTO).read_text()
+    off = FeedbackConfig(defence=DefenceConfig(enabled=False))
+    assert export(store, off, tmp_path)[KTO] == 8
