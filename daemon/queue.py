@@ -5,20 +5,33 @@ Read anew for every look. Only the newest answers are looked at, which bounds wh
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from daemon.clusters import cluster_prompts
 from daemon.config import Config
 from judge.calibrate import Calibration
 from judge.prompts import may_measure
-from judge.queue import Candidate, Given, Place, Scale, choose, opinions_of, pairs_of, traffic_of
+from judge.queue import (
+    Candidate,
+    Given,
+    Place,
+    Scale,
+    choose,
+    disagreement,
+    opinions_of,
+    pairs_of,
+    traffic_of,
+)
 from store.db import Store
 from store.judging import Label, Queue, QueueItem, Shown
 from store.records import Completion, IntentKind, Source
 
 #: Newest answers of each source that pairs are made of, and newest questions that traffic is counted in.
 ANSWERS, ASKED = 1000, 400
-#: Subjects told apart: about one for so many questions.
-PER_CLUSTER = 10
+#: Prompts whose subjects are told, those that scorers leave the most open; what the others are about is not asked.
+PROMPTS = 200
+#: Subjects told apart: about one for so many questions, and so many at the most.
+PER_CLUSTER, SUBJECTS = 10, 40
 #: Labels looked at for what is settled already.
 LABELS = 10_000
 #: Without a calibration a scorer's scores say which answer it prefers, and not how surely.
@@ -92,21 +105,37 @@ def weighed(store: Store, candidates: Sequence[Candidate]) -> list[Candidate]:
     questions = sorted(
         {(one.principal, one.messages[-1].content) for one in asked if one.stored and one.messages}
     )
-    prompts = sorted({pair.left.prompt[-1].content for pair in candidates})
+    pairs = [replace(pair, opinions=opinions_of(pair, scores, scales)) for pair in candidates]
+    prompts = sorted(most_open(pairs))
     texts = [*prompts, *(question for _, question in questions)]
-    found = cluster_prompts(texts, max(1, len(texts) // PER_CLUSTER))
+    found = subjects(tuple(texts))
     subject = dict(zip(prompts, found, strict=False))
     traffic = traffic_of(found[len(prompts) :] or found)
     least = 1 / len(texts)  # what was asked longer ago still may be asked again
     return [
         replace(
             pair,
-            opinions=opinions_of(pair, scores, scales),
-            cluster=(name := subject[pair.left.prompt[-1].content]),
+            cluster=(name := subject.get(pair.left.prompt[-1].content, "")),
             traffic=max(least, traffic.get(name, 0.0)),
         )
-        for pair in candidates
+        for pair in pairs
     ]
+
+
+def most_open(pairs: Sequence[Candidate]) -> set[str]:
+    """The `PROMPTS` questions about whose answers a label would settle the most; of equals, the newest."""
+    found: dict[str, None] = {}
+    for pair in sorted(pairs, key=lambda one: -disagreement(one.opinions)):
+        found.setdefault(pair.left.prompt[-1].content)
+        if len(found) == PROMPTS:
+            break
+    return set(found)
+
+
+@lru_cache(maxsize=1)
+def subjects(texts: tuple[str, ...]) -> list[str]:
+    """What each text is about, remembered until other texts come: operators ask again after every few labels."""
+    return cluster_prompts(texts, min(SUBJECTS, max(1, len(texts) // PER_CLUSTER)))
 
 
 def scales_of(store: Store, scorers: set[str]) -> dict[str, Scale]:

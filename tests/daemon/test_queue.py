@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from daemon.config import Config
-from daemon.queue import offer, scales_of
+from daemon.queue import PROMPTS, given, offer, scales_of, weighed
+from judge.queue import pairs_of
 from store.db import Store
 from store.judging import Judgement, Label
 from store.records import Choice, Intent, IntentKind, IntentStatus, Message, Source
@@ -107,3 +108,20 @@ def test_a_judge_that_may_have_learned_from_answers_is_not_measured_on_them(stor
 def test_without_a_measurement_a_score_says_only_which_answer_is_preferred(store: Store) -> None:
     scale = scales_of(store, {"rubric"})["rubric"]
     assert (scale(2.0, 1.0), scale(1.0, 2.0), scale(1.0, 1.0)) == (0.75, 0.25, 0.5)
+
+
+def test_of_many_prompts_subjects_are_told_of_the_most_open_ones(store: Store) -> None:
+    for number in range(PROMPTS + 30):
+        talk(store, f"s{number}", f"What of subject{number} then?", "Yes.", "No.", source=Source.SAMPLE)
+        judged(store, f"s{number}", "rubric", *((1.0, 0.0) if number < 30 else (0.5, 0.5)))
+    found = subjects_asked(store)
+    assert len(found) == PROMPTS and not any(
+        f"What of subject{number} then?" in found for number in range(30)
+    )
+    assert len(names(store, 50)) == 50
+
+
+def subjects_asked(store: Store) -> set[str]:
+    logged = store.completions.recent(limit=1000, source=Source.SAMPLE, done_only=True)
+    pairs = weighed(store, pairs_of(given(logged), settled=()))
+    return {pair.left.prompt[-1].content for pair in pairs if pair.cluster}
