@@ -1,4 +1,4 @@
-"""Whether a model can be asked what the battery asks: chat templates differ in the conversations they take.
+"""Whether a model can be asked what the battery and imported examples ask: chat templates differ in what they take.
 
 Some refuse a system turn, some two user turns in a row. Found out before training, it costs an operator a second
 instead of an iteration.
@@ -11,6 +11,7 @@ from policies.batches import as_messages
 from policies.battery import BatteryItem, Flip, Passage
 from policies.chat import encode_prompt
 from policies.rows import Turn
+from policies.spec import Snapshot
 from store.errors import Invalid
 
 
@@ -23,6 +24,26 @@ def refusal(items: Sequence[BatteryItem], tokenizer: Any) -> str | None:
             except Invalid as error:
                 return f"battery item {item.id}: {error}"
     return None
+
+
+def answerable(snapshot: Snapshot, tokenizer: Any) -> tuple[Snapshot, int]:
+    """Without the examples and held-out answers whose conversation the template refuses, and how many they were.
+
+    What was served here was taken by the template; files that were imported, and logs from before the model was
+    changed, hold what another one took. One such row must not stop all learning.
+    """
+    examples = [one for one in snapshot.examples if _takes(tokenizer, one.prompt)]
+    heldout = [one for one in snapshot.heldout if _takes(tokenizer, one.prompt)]
+    refused = len(snapshot.examples) - len(examples) + len(snapshot.heldout) - len(heldout)
+    return snapshot.model_copy(update={"examples": examples, "heldout": heldout}), refused
+
+
+def _takes(tokenizer: Any, prompt: Sequence[Turn]) -> bool:
+    try:
+        encode_prompt(tokenizer, as_messages(prompt))
+    except Invalid:
+        return False
+    return True
 
 
 def _prompts(item: BatteryItem) -> list[list[Turn]]:

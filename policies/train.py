@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from policies.adapters import CONFIG, WEIGHTS, read_tensors, save_adapter
 from policies.anchor import Watch
-from policies.askable import refusal
+from policies.askable import answerable, refusal
 from policies.batches import Encoder, Item, Row
 from policies.chat import load_tokenizer
 from policies.child import die_with_parent, owning, sweep, yield_cpu
@@ -97,6 +97,7 @@ def run(run_dir: Path) -> None:
         encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
         if refused := refusal(snapshot.battery, encoder.tokenizer):
             raise TrainingFailed(refused)
+        snapshot, untaken = answerable(snapshot, encoder.tokenizer)
         items = encoder.items(snapshot.examples)
         learner = load_learner(spec)
         failpoint("trainer.loaded")
@@ -112,7 +113,10 @@ def run(run_dir: Path) -> None:
         digest = _publish(learner, run_dir / ADAPTER, base=spec.model)
         attestation = attest(learner, snapshot, encoder, evaluation.samples)
     report = _report(spec, outcome, evaluation, attestation)
-    report = report.model_copy(update={"adapter_digest": digest, "seconds": journal.seconds})
+    metrics = {**report.metrics, "train/refused": float(untaken)} if untaken else report.metrics
+    report = report.model_copy(
+        update={"adapter_digest": digest, "seconds": journal.seconds, "metrics": metrics}
+    )
     write_json(run_dir / REPORT, report.model_dump(mode="json"))
     write_manifest(run_dir, [name for name in SEALED if name != BATTERY or (run_dir / name).is_file()])
     failpoint("trainer.manifest.written")
