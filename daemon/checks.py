@@ -31,6 +31,7 @@ REQUIRED, OPTIONAL, IF_DUE = Need.REQUIRED, Need.OPTIONAL, Need.IF_DUE
 TABLE = (
     # check                         how             reads                     side   soft                   hard                   when missing
     Row("train/steps",              value,          "train/steps",            LEAST, None,                  1.0,                   REQUIRED),
+    Row("train/scale",              value,          "train/scale",            LEAST, 1.0,                   None,                  REQUIRED),
     Row("train/winner_dlogp",       value,          "train/winner_dlogp",     LEAST, "winner_dlogp_soft",   "winner_dlogp_hard",   REQUIRED),
     Row("kl/step_token",            nearness,       "kl/step_token",          MOST,  "kl_step_soft",        "kl_step_hard",        REQUIRED),
     Row("kl/step_p99",              nearness,       "kl/step_p99",            MOST,  "kl_prompt_soft",      "kl_prompt_hard",      REQUIRED),

@@ -17,7 +17,9 @@ from store.records import Verdict
 #: Never-train votes on either side from which agreement with them may be called an improvement.
 IMPROVED_VOTES = 10
 #: Said of a candidate that warns and has nothing to say for itself.
-SUSPECTED = "inconclusive: it warns, and what it was not trained on does not show that it is no worse"
+SUSPECTED = (
+    "inconclusive: it warns, and what it was not trained on does not show that it is better all the same"
+)
 #: What can show it.
 EVIDENCE = frozenset({"heldout/auc_low", "contest/win_low"})
 
@@ -84,8 +86,8 @@ def heard(found: Sequence[Check]) -> bool:
 def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = False) -> Decision:
     """Any hard failure rejects; uncertain evidence and soft breaches do what is configured, the more careful of both.
 
-    A soft breach is a suspicion. Where enough votes or judgements are there to speak against it and do not
-    (`Claim.UNPROVEN`), it is inconclusive too.
+    A soft breach is a suspicion. Where enough votes or judgements are there to say that the candidate is better all
+    the same and do not, it is inconclusive too.
 
     Too *few* never-train votes only hold when `heldout_required`; an interval that is too *wide* always counts as
     uncertain. Where steps of a canary are configured (`canary`), whatever may be promoted goes through it first;
@@ -98,7 +100,7 @@ def decide(metrics: Mapping[str, float], limits: GateConfig, *, canary: bool = F
         return Decision(Outcome.REJECT, found, failed, claim)
     uncertain = tuple(f"inconclusive: {check.reason}" for check in found if check.holds)
     soft = tuple(check.reason for check in found if check.verdict is Verdict.SOFT)
-    if soft and claim is Claim.UNPROVEN and heard(found):
+    if soft and claim is not Claim.IMPROVED and heard(found):
         uncertain += (SUSPECTED,)
     outcome = Outcome.CANARY if canary else Outcome.PROMOTE
     wanted = [outcome]

@@ -21,6 +21,7 @@ CONTEST = {
 #: What no iteration may go without.
 REQUIRED = {
     "train/steps": 12.0,
+    "train/scale": 1.0,
     "train/winner_dlogp": 0.05,
     "kl/step_token": 0.05,
     "kl/step_p99": 0.2,

@@ -73,26 +73,28 @@ def test_the_more_careful_of_what_is_configured_is_done(
     assert decide({**GOOD, **changes}, limits, canary=True).outcome is with_steps
 
 
-#: Votes enough, which do not say that it is no worse, and say too little to be inconclusive by themselves.
-UNPROVEN = HELDOUT | {"heldout/auc_low": 0.4}
+#: Votes enough, which say too little to be inconclusive by themselves; and which say no worse.
+UNPROVEN, NO_WORSE = HELDOUT | {"heldout/auc_low": 0.4}, HELDOUT | {"heldout/auc_low": 0.47}
 
 
 @pytest.mark.parametrize(
     ("settings", "without", "with_steps"),
     [({}, H, H), ({"on_inconclusive": "canary"}, H, C), ({"on_inconclusive": "reject"}, R, R)],
 )
-def test_a_warning_is_inconclusive_where_votes_do_not_say_no_worse(
+def test_a_warning_is_inconclusive_where_votes_do_not_say_improved(
     settings: dict[str, object], without: Outcome, with_steps: Outcome
 ) -> None:
     limits = GateConfig.model_validate(settings)
     for canary, outcome, passed in ((False, without, P), (True, with_steps, C)):
-        decision = decide({**REQUIRED, **UNPROVEN, **WARNING}, limits, canary=canary)
-        assert (decision.outcome, decision.claim) == (outcome, Claim.UNPROVEN)
-        assert "inconclusive: it warns" in decision.reason
+        for said, claim in ((UNPROVEN, Claim.UNPROVEN), (NO_WORSE, Claim.NO_WORSE)):
+            for warning in (WARNING, {"train/scale": 0.5}):
+                decision = decide({**REQUIRED, **said, **warning}, limits, canary=canary)
+                assert (decision.outcome, decision.claim) == (outcome, claim)
+                assert "inconclusive: it warns" in decision.reason
         few = {"heldout/n_up": 4.0}
         for other in (REQUIRED | HELDOUT | WARNING, REQUIRED | UNPROVEN, REQUIRED | UNPROVEN | few | WARNING):
-            said = decide(other, limits, canary=canary)
-            assert said.outcome is passed and "inconclusive" not in said.reason
+            decision = decide(other, limits, canary=canary)
+            assert decision.outcome is passed and "inconclusive" not in decision.reason
 
 
 def test_reasons_tell_uncertainty_warnings_and_a_canary_that_is_not_there() -> None:
