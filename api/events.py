@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from api import sse
+from api import sse, views
 from api.deps import Services
 from store.db import Store
 
@@ -19,10 +19,11 @@ WATCHED = 3
 
 @dataclass(slots=True)
 class Cursor:
-    """How far a listener has come: the last audit id, and stages seen per iteration."""
+    """How far a listener has come: the last audit id, stages seen per iteration, and the progress last told."""
 
     audit: int
     stages: dict[int, int] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
 
 
 def present(store: Store, after: int | None) -> Cursor:
@@ -33,8 +34,8 @@ def present(store: Store, after: int | None) -> Cursor:
     return Cursor(audit, {one.id: len(store.iterations.stages(one.id)) for one in watched})
 
 
-def news(store: Store, cursor: Cursor) -> list[bytes]:
-    """Frames for what is new; moves the cursor."""
+def news(store: Store, cursor: Cursor, *, now: float) -> list[bytes]:
+    """Frames for what is new; moves the cursor. Progress has no history: only where it stands now is told."""
     frames: list[bytes] = []
     for entry in store.audit.since(cursor.audit):
         frames.append(sse.frame(asdict(entry), event="audit", id=entry.id))
@@ -45,6 +46,12 @@ def news(store: Store, cursor: Cursor) -> list[bytes]:
             data: dict[str, Any] = {**asdict(stage), "candidate": one.candidate, "reason": one.reason}
             frames.append(sse.frame(data, event="iteration"))
         cursor.stages[one.id] = len(entries)
+    running = store.iterations.running()
+    told = store.iterations.progress(running.id) if running else {}
+    if running and told and told != cursor.progress:
+        where = {"iteration": running.id, "stage": running.stage.value}
+        frames.append(sse.frame({**where, **views.progress(told, now=now)}, event="progress"))
+    cursor.progress = told
     return frames
 
 
@@ -56,7 +63,7 @@ async def follow_store(services: Services, *, after: int | None) -> AsyncGenerat
     yield sse.KEEPALIVE
     silent = 0.0
     while True:
-        for frame in await asyncio.to_thread(news, store, cursor):
+        for frame in await asyncio.to_thread(news, store, cursor, now=services.clock()):
             silent = 0.0
             yield frame
         if silent >= settings.keepalive_s:

@@ -1,6 +1,6 @@
 """What operators read, as plain dicts: the same for the HTTP routes and for the page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,26 @@ def stages(entries: Sequence[StageEntry], *, now: float) -> list[dict[str, Any]]
         }
         for entry, end in zip(entries, ends, strict=True)
     ]
+
+
+def seconds_left(told: Mapping[str, Any], *, now: float) -> float | None:
+    """How long a phase still takes at the pace it had so far; None where nothing can be said yet.
+
+    Pace is that up to the last thing heard; what passed since then is taken off.
+    """
+    began = told.get("began")
+    if not began or not told.get("total"):
+        return None
+    steps, seconds = told["done"] - began["done"], told["at"] - began["at"]
+    if steps <= 0 or seconds <= 0 or told["done"] >= told["total"]:
+        return None
+    return max(0.0, (told["total"] - told["done"]) * seconds / steps - max(0.0, now - told["at"]))
+
+
+def progress(told: Mapping[str, Any], *, now: float) -> dict[str, Any]:
+    """How far a phase is, with `seconds_left`."""
+    left = seconds_left(told, now=now)
+    return {**told, "seconds_left": None if left is None else round(left, 1)} if told else {}
 
 
 def iteration(one: Iteration) -> dict[str, Any]:
@@ -59,7 +79,7 @@ def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
         "snapshot_digest": one.snapshot_digest,
         "config": one.config,
         "stages": stages(store.iterations.stages(id), now=now),
-        "progress": store.iterations.progress(id),
+        "progress": progress(store.iterations.progress(id), now=now),
         "metrics": store.metrics.get(id),
         "gates": [asdict(gate) for gate in store.iterations.gates(id)],
         "examples": [asdict(example) for example in store.iterations.examples(id)],
@@ -68,6 +88,7 @@ def iteration_in_full(store: Store, id: int, *, now: float) -> dict[str, Any]:
         "samples": report.get("samples", []),
         "contest": report.get("contest", []),
         "seconds": report.get("seconds", {}),
+        "curve": report.get(f"curve/{one.candidate}", []),
     }
 
 
@@ -208,7 +229,12 @@ def watch(store: Store, active: Adapter | None) -> dict[str, Any] | None:
     return seen
 
 
-def status(store: Store) -> dict[str, Any]:
+def under_way(store: Store, running: Iteration, *, now: float) -> dict[str, Any]:
+    """The running iteration and how far its phase is."""
+    return {**iteration(running), "progress": progress(store.iterations.progress(running.id), now=now)}
+
+
+def status(store: Store, *, now: float) -> dict[str, Any]:
     """What the store knows of now; the engine's health is added by the route."""
     active, running, last = store.adapters.active(), store.iterations.running(), store.iterations.last()
     feedback = {
@@ -219,7 +245,7 @@ def status(store: Store) -> dict[str, Any]:
         "object": "status",
         "serving": adapter(active) if active else {"version": BASE, "object": "adapter"},
         "paused": bool(store.state.get("paused", False)),
-        "running": running and {**iteration(running), "progress": store.iterations.progress(running.id)},
+        "running": running and under_way(store, running, now=now),
         "last_iteration": last and iteration(last),
         "feedback": feedback,
         "quarantined": store.quarantine.count(),

@@ -193,6 +193,9 @@ async def train_one(runtime: Runtime, iteration: Iteration, *, rebuilt: bool) ->
     if rebuilt:
         failpoint("rebuild.begun")
     report = await train(runtime, iteration, rebuilt=rebuilt)
+    curve = trainer.curve(runtime.run_directory(iteration.id, rebuilt=rebuilt))
+    save = runtime.store.iterations.save_report
+    await asyncio.to_thread(save, iteration.id, {f"curve/{report.version}": curve})
     metrics = await asyncio.to_thread(measurements, runtime, iteration, report, rebuilt=rebuilt)
     await until_ready(runtime, patience=runtime.config.daemon.engine_patience)
     metrics |= await contest(runtime, iteration, report)

@@ -7,6 +7,7 @@ stops everything it started. It shares only its run directory with the service.
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from daemon.memory import DEVICE_ORDER
 from policies import spec
 from store.errors import TrainingFailed
+from store.files import read_jsonl
 
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 5.0
@@ -40,6 +42,19 @@ def finished(run_directory: Path) -> spec.Report | None:
         return spec.read_report(run_directory)
     except ValidationError as error:
         raise TrainingFailed(f"{run_directory}: the report cannot be read: {error}") from error
+
+
+def curve(run_directory: Path) -> list[dict[str, float]]:
+    """What the child told of its optimiser steps, one row each: `step`, and the step's metrics by name."""
+    rows = []
+    for line in (
+        read_jsonl(run_directory / spec.PROGRESS) if (run_directory / spec.PROGRESS).is_file() else []
+    ):
+        told = spec.Progress.model_validate(line)
+        if told.phase == "train" and told.metrics:
+            finite = {name: value for name, value in told.metrics.items() if math.isfinite(value)}
+            rows.append({"step": float(told.done), **finite})
+    return rows
 
 
 async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: float) -> spec.Report:

@@ -117,9 +117,18 @@ class Iterations:
         return [StageEntry(row["iteration"], Stage(row["stage"]), row["at"], row["note"]) for row in rows]
 
     def set_progress(self, iteration: int, progress: dict[str, Any]) -> None:
-        """Overwrite how far the running stage is; a view for people, not a fact."""
+        """Overwrite how far the running stage is; a view for people, not a fact.
+
+        What has a `phase` is given `began`, where and when that phase was first seen: `{"at", "done"}`.
+        """
         sql = "update iterations set progress = ? where id = ?"
-        self._session.write(lambda db: db.execute(sql, [json.dumps(progress), iteration]) and None)
+
+        def work(db: Database) -> None:
+            row = db.execute("select progress from iterations where id = ?", [iteration]).fetchone()
+            known = with_beginning(progress, json.loads(row[0]) if row else {})
+            db.execute(sql, [json.dumps(known), iteration])
+
+        self._session.write(work)
 
     def progress(self, iteration: int) -> dict[str, Any]:
         rows = self._session.rows("select progress from iterations where id = ?", [iteration])
@@ -227,6 +236,17 @@ class Iterations:
 def finite(value: float | None) -> float | None:
     """SQLite has no NaN: it would silently become null. The verdict's reason says which it was."""
     return None if value is None or value != value else value
+
+
+def with_beginning(progress: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Progress with the beginning of its phase; one that starts over, or another one, begins anew."""
+    if "phase" not in progress or "at" not in progress:
+        return progress
+    goes_on = (
+        "began" in before and before.get("phase") == progress["phase"] and before["done"] <= progress["done"]
+    )
+    began = before["began"] if goes_on else {"at": progress["at"], "done": progress["done"]}
+    return {**progress, "began": began}
 
 
 def append_stage(db: Database, iteration: int, stage: Stage, at: float, note: str | None) -> None:

@@ -58,7 +58,7 @@ def page(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
 
 
 async def status_of(services: Services) -> dict[str, Any]:
-    known = await asyncio.to_thread(views.status, services.store)
+    known = await asyncio.to_thread(views.status, services.store, now=services.clock())
     health = await services.engine.health()
     engine = {
         "name": services.engine.name,

@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from api.views import seconds_left
 from store.db import Store
 from store.judging import Judgement
 from store.records import (
@@ -318,6 +319,51 @@ def test_events_resume_after_an_id(app: FastAPI, store: Store) -> None:
         store.audit.add(actor="x", action=action, subject="s", reason="r")
     read = asyncio.run(talk(app, "GET", "/v1/events?after=1", leave=lambda read: read.count(b"data:") >= 2))
     assert [data["action"] for _, data in events_of(read)] == ["two", "three"]
+
+
+def test_progress_is_told_as_it_changes_with_the_time_left(
+    app: FastAPI, store: Store, iteration: Iteration, clock: Clock
+) -> None:
+    def train(done: int, at: float) -> None:
+        clock.now = at
+        told = {"phase": "train", "done": done, "total": 9, "metrics": {}, "at": at}
+        store.iterations.set_progress(iteration.id, told)
+
+    train(1, NOW + 100)
+
+    def happen(read: bytes) -> bool:
+        if read.count(b"data:") == 1 and b'"done":3' not in read:
+            train(3, NOW + 108)
+        return read.count(b"data:") >= 2
+
+    read = asyncio.run(talk(app, "GET", "/v1/events", leave=happen))
+    told = [data for event, data in events_of(read) if event == "progress"]
+    assert [(row["iteration"], row["stage"], row["done"]) for row in told] == [
+        (iteration.id, "evaluating", 1),
+        (iteration.id, "evaluating", 3),
+    ]
+    # Two of nine steps took eight seconds; six are left.
+    assert [row["seconds_left"] for row in told] == [None, 24.0]
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "began", "now", "left"),
+    [
+        (3, 9, {"at": 0.0, "done": 1}, 10.0, 30.0),
+        (3, 9, {"at": 0.0, "done": 1}, 25.0, 15.0),
+        (3, 9, {"at": 0.0, "done": 1}, 90.0, 0.0),
+        (3, 9, {"at": 0.0, "done": 3}, 10.0, None),
+        (3, 9, {"at": 10.0, "done": 1}, 10.0, None),
+        (9, 9, {"at": 0.0, "done": 1}, 10.0, None),
+        (0, 0, {"at": 0.0, "done": 0}, 10.0, None),
+        (3, 9, None, 10.0, None),
+    ],
+)
+def test_time_left_goes_by_the_pace_so_far(
+    done: int, total: int, began: dict[str, float] | None, now: float, left: float | None
+) -> None:
+    told = {"phase": "train", "done": done, "total": total, "at": 10.0, "began": began}
+    assert seconds_left(told, now=now) == left
 
 
 def test_intents_supported_here_are_kinds_the_store_knows() -> None:

@@ -88,6 +88,19 @@ def test_measurements_verdicts_and_reports_are_kept(store: Store) -> None:
     assert store.iterations.progress(begun.id) == {"done": 1}
 
 
+def test_progress_knows_where_its_phase_began(store: Store) -> None:
+    begun = store.iterations.begin(trigger="a", incumbent=None, config={})
+    began = []
+    for phase, done, at in (
+        ("sample", 0, 10.0), ("sample", 4, 14.0), ("train", 1, 20.0), ("train", 3, 30.0), ("train", 0, 40.0),
+    ):  # fmt: skip
+        store.iterations.set_progress(begun.id, {"phase": phase, "done": done, "total": 9, "at": at})
+        kept = store.iterations.progress(begun.id)
+        began.append((kept["done"], kept["began"]["done"], kept["began"]["at"]))
+    # The last is a second candidate's training, which begins anew.
+    assert began == [(0, 0, 10.0), (4, 0, 10.0), (1, 1, 20.0), (3, 1, 20.0), (0, 0, 40.0)]
+
+
 def test_only_what_the_kept_candidate_learned_counts(store: Store) -> None:
     store.completions.begin(completion("c1"))
     store.completions.begin(completion("c2"))
