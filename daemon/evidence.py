@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from daemon.matching import Matched, counted, from_history, lasting, match, near, side_by_side
-from judge.evaluate import wilson
 from store.outcomes import Answer, Span, Vote
+from store.shares import wilson
 
 #: Odds ratios bet on, a fifth of the wealth each: from a drop of some ten points to answers that always fail.
 ODDS = (1.5, 2.0, 3.0, 6.0, 20.0)

@@ -17,9 +17,10 @@ from typing import Any
 
 from daemon import canary, forget_files, lineage, rebuild
 from daemon.promote import make_ready, unload_surplus
-from daemon.quarantine import learned_by, lineage_of, trained_from_base
+from daemon.quarantine import learned_by, trained_from_base
 from daemon.runtime import Runtime
 from store.db import Store
+from store.descent import lineage_of
 from store.errors import HonedError
 from store.failpoints import failpoint
 from store.records import (

@@ -7,8 +7,9 @@ version served again brings back all that is in its weights.
 
 from collections.abc import Iterable
 
-from daemon.quarantine import learned_by, left_behind, lineage_of, trained_from_base
+from daemon.quarantine import learned_by, trained_from_base
 from store.db import Store
+from store.descent import left_behind, lineage_of
 from store.records import Adapter, Stage
 
 

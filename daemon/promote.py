@@ -18,6 +18,7 @@ from daemon.gate import Decision, Outcome
 from daemon.runtime import Runtime
 from policies.spec import AttestationRow, Report
 from store.db import Store
+from store.descent import way_back
 from store.errors import AttestationFailed, HonedError, Invalid, RefusedByGate
 from store.failpoints import failpoint
 from store.records import (
@@ -194,18 +195,6 @@ def kept_versions(store: Store, count: int) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def way_back(store: Store, adapter: Adapter) -> str | None:
-    """The nearest ancestor that nobody rolled back or retired; None is the base."""
-    at, seen = adapter.parent, {adapter.version}
-    while at is not None and at not in seen:
-        parent = store.adapters.get(at)
-        if parent.status is AdapterStatus.SUPERSEDED:
-            return at
-        seen.add(at)
-        at = parent.parent
-    return None
-
-
 def rollback_target(store: Store, version: str | None) -> Adapter | None:
     """The adapter a rollback goes to, None for base: the one named, else where the active one's line leads back to.
 
@@ -218,7 +207,7 @@ def rollback_target(store: Store, version: str | None) -> Adapter | None:
     if version is None:
         if active is None:
             raise Invalid("the base model is being served: there is nothing to roll back", param="version")
-        version = way_back(store, active) or BASE
+        version = way_back(active, store.adapters.known()) or BASE
     if version == (active.version if active else BASE):
         raise Invalid(f"{version} is already being served", param="version")
     if version == BASE:

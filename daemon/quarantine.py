@@ -5,32 +5,9 @@ from typing import Any
 
 from daemon.ledger import FROM_BASE
 from store.db import Store
+from store.descent import left_behind, lineage_of
 from store.errors import Invalid
 from store.records import Adapter, Example, Split
-
-
-def lineage_of(version: str | None, parents: Mapping[str, str | None]) -> tuple[str, ...]:
-    """A version and those before it, nearest first; nothing for None, the base."""
-    chain: list[str] = []
-    while version is not None and version not in chain:
-        chain.append(version)
-        version = parents.get(version)
-    return tuple(chain)
-
-
-def left_behind(
-    served: Iterable[str | None], target: str | None, parents: Mapping[str, str | None]
-) -> tuple[str, ...]:
-    """Versions that a move to `target` leaves: what was served, back to where its line meets the target's.
-
-    Args:
-        served: the versions that answered until now; None is the base.
-        target: the version that answers from now on; None is the base.
-        parents: every version's parent; None is the base.
-    """
-    stay = lineage_of(target, parents)
-    gone = [version for top in served for version in lineage_of(top, parents) if version not in stay]
-    return tuple(dict.fromkeys(gone))
 
 
 def learned_by(

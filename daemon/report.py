@@ -12,8 +12,8 @@ from daemon.gate import claim_of
 from daemon.limits import GateConfig
 from daemon.page import Block, Exchange, Page, Section, Table, counted
 from daemon.weighing import Check
-from judge.evaluate import wilson
 from store.records import Verdict
+from store.shares import wilson
 
 Row = Mapping[str, Any]
 

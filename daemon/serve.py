@@ -27,7 +27,7 @@ from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.live import restore_canary
 from daemon.loop import Loop
-from daemon.promote import kept_versions, make_ready, way_back
+from daemon.promote import kept_versions, make_ready
 from daemon.queue import offer
 from daemon.recheck import check_golden
 from daemon.runtime import Runtime
@@ -35,6 +35,7 @@ from daemon.state_files import DATABASE, LOCK, SECRET, SERVICE
 from daemon.vllm_server import model_server
 from policies.engines import build_engine, resolve_base
 from store.db import StateLock, Store
+from store.descent import way_back
 from store.errors import AdapterInvalid, AttestationFailed, ConfigError, HonedError
 from store.files import write_durably, write_json
 from store.records import BASE, Adapter, AdapterStatus
@@ -169,7 +170,7 @@ def step_back(store: Store, active: Adapter, reason: str, *, damaged: bool) -> N
     left_as = AdapterStatus.RETIRED if damaged else AdapterStatus.ROLLED_BACK
 
     def commit(tx: Store) -> None:
-        to = way_back(tx, active)
+        to = way_back(active, tx.adapters.known())
         tx.adapters.activate(to, actor="start", reason=reason, retire_as=left_as)
         lineage.leave(tx, active, to=to, reason=reason)
         lineage.take_up(tx, to, reason=reason)

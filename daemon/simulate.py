@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from daemon.client import Client
 from daemon.people import Taste, prompts, taste, vote
 from daemon.state_files import SERVICE
-from judge.evaluate import wilson
 from store.errors import HonedError
 from store.records import FINISHED_STAGES, Stage, Verdict
+from store.shares import wilson
 
 if TYPE_CHECKING:
     from openai import OpenAI

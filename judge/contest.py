@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from judge import defence
-from judge.evaluate import wilson
 from judge.measure import MIN_PROMPTS, RESAMPLES
 from judge.scorer import Question
 from store.records import Message
+from store.shares import wilson
 
 #: Coverage of the intervals, two-sided.
 CONFIDENCE = 0.9

@@ -7,7 +7,6 @@ every row is checked and a bad one is named by line and field.
 
 import hashlib
 import json
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from judge.measure import comparisons, measure
 from judge.scorer import Question, Scorer, Scores
 from store.errors import Invalid
 from store.records import Message, Role
+from store.shares import wilson
 
 #: Told which scorer is at work, how many questions it has judged, and of how many.
 OnProgress = Callable[[str, int, int], None]
@@ -130,19 +130,6 @@ def compared(items: Sequence[HumanItem], scores: Sequence[Scores], confidence: f
         return found
     lower, upper = wilson(found["accuracy"], found["n_comparisons"], confidence)
     return found | {"accuracy_lower": lower, "accuracy_upper": upper}
-
-
-def wilson(share: float, trials: float, confidence: float) -> tuple[float, float]:
-    """Wilson's score interval of a share, two-sided. A tie is half a hit, which makes it a little too wide.
-    (0, 1) without trials.
-    """
-    if not trials:
-        return 0.0, 1.0
-    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-    square = z * z / trials
-    middle = (share + square / 2) / (1 + square)
-    half = (square * (share * (1 - share) + square / 4)) ** 0.5 / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def read_pairs(path: Path, *, limit: int | None = None) -> list[Pair]:

@@ -50,6 +50,10 @@ class Adapters:
         sql = f"select {COLUMNS} from adapters order by created_at desc, version desc"
         return [adapter_of(row) for row in self._session.rows(sql)]
 
+    def known(self) -> dict[str, Adapter]:
+        """All, by version."""
+        return {one.version: one for one in self.list()}
+
     def active(self) -> Adapter | None:
         """The one being served; None is the base model."""
         names = ", ".join(f"a.{name.strip()}" for name in COLUMNS.split(","))

@@ -21,9 +21,16 @@ class Audit:
         sql = "insert into audit (at, actor, action, subject, reason, details) values (?, ?, ?, ?, ?, ?)"
         self._session.write(lambda db: db.execute(sql, values) and None)
 
-    def list(self, limit: int = 100) -> list[AuditEntry]:
-        """Newest first."""
-        rows = self._session.rows(f"select {COLUMNS} from audit order by id desc limit ?", [limit])
+    def list(
+        self, limit: int = 100, *, before: int | None = None, actions: Sequence[str] | None = None
+    ) -> list[AuditEntry]:
+        """Newest first; before an entry's id, and of some actions only, where that is asked."""
+        rows = self._session.rows(
+            f"select {COLUMNS} from audit where (:before is null or id < :before) "
+            "and (:actions is null or action in (select value from json_each(:actions))) "
+            "order by id desc limit :limit",
+            {"limit": limit, "before": before, "actions": None if actions is None else json.dumps(actions)},
+        )
         return [entry_of(row) for row in rows]
 
     def last(self, action: str, actors: Sequence[str]) -> AuditEntry | None:

@@ -21,6 +21,7 @@ from store.completions import Completions
 from store.errors import AlreadyRunning, HonedError, NotFound
 from store.feedback import FeedbackLog
 from store.forgetting import Forgetting
+from store.history import History
 from store.intents import Intents
 from store.iterations import Iterations
 from store.judgements import Judgements
@@ -65,6 +66,7 @@ class Store:
         self.audit = Audit(session, clock)
         self.canaries = Canaries(session, clock)
         self.outcomes = Outcomes(session)
+        self.history = History(session)
         self.state = State(session)
         self.forgetting = Forgetting(session)
 

@@ -99,9 +99,25 @@ class FeedbackLog:
         )
         return self._select(f"feedback where seq in ({newest}) order by seq", id=completion_id)
 
-    def recent(self, limit: int = 50) -> list[Feedback]:
-        """Newest first."""
-        return self._select("feedback order by seq desc limit :limit", limit=limit)
+    def recent(
+        self, limit: int = 50, *, before: str | None = None, kind: FeedbackKind | None = None
+    ) -> list[Feedback]:
+        """Newest first; before an event (by id), and of one kind only, where that is asked."""
+        return self._select(
+            "feedback where (:before is null or seq < (select seq from feedback where id = :before)) "
+            "and (:kind is null or kind = :kind) order by seq desc limit :limit",
+            limit=limit,
+            before=before,
+            kind=None if kind is None else kind.value,
+        )
+
+    def some(self, ids: Iterable[str]) -> dict[str, Feedback]:
+        """Those of the events that exist, by id."""
+        wanted = json.dumps(sorted(set(ids)))
+        found = self._select(
+            "feedback where id in (select value from json_each(:ids)) order by seq", ids=wanted
+        )
+        return {event.id: event for event in found}
 
     def live(self, *, before: float | None = None) -> list[Evidence]:
         """Everything that counts now, with its answer, oldest first. What is in quarantine does not count."""
@@ -129,7 +145,7 @@ class FeedbackLog:
         sql = "select count(*) from feedback where :since is null or created_at > :since"
         return int(self._session.rows(sql, {"since": since})[0][0])
 
-    def _select(self, tail: str, **parameters: str | int) -> list[Feedback]:
+    def _select(self, tail: str, **parameters: str | int | None) -> list[Feedback]:
         rows = self._session.rows(f"select {COLUMNS} from {tail}", parameters)
         return [feedback_of(row) for row in rows]
 

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.iteration import collect
 from daemon.loop import Loop
-from daemon.quarantine import learned_by, left_behind, overtaken
+from daemon.quarantine import learned_by, overtaken
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeEngine, FakeLimits
 from policies.spec import read_snapshot
@@ -23,28 +23,6 @@ PARENTS = {"a": None, "b": "a", "c": "b", "d": "c", "x": "a", "r": "d", "s": "r"
 
 
 @pytest.mark.parametrize(
-    ("served", "target", "left"),
-    [
-        (["d"], "c", ("d",)),
-        (["d"], "a", ("d", "c", "b")),
-        (["d"], None, ("d", "c", "b", "a")),
-        (["d"], "x", ("d", "c", "b")),
-        (["b"], "d", ()),
-        (["r"], "d", ("r",)),
-        (["b", "c"], "a", ("b", "c")),
-        (["b", "x"], "a", ("b", "x")),
-        (["b", "c"], "b", ("c",)),
-        ([None], "a", ()),
-        (["unknown"], None, ("unknown",)),
-    ],
-)
-def test_which_versions_a_move_leaves(
-    served: list[str | None], target: str | None, left: tuple[str, ...]
-) -> None:
-    assert left_behind(served, target, PARENTS) == left
-
-
-@pytest.mark.parametrize(
     ("target", "learned"),
     [("d", ("d", "c", "b", "a")), ("r", ("r",)), ("s", ("s", "r")), ("a", ("a",)), (None, ())],
 )
@@ -52,10 +30,6 @@ def test_what_is_in_a_versions_weights_begins_where_it_was_last_trained_from_bas
     target: str | None, learned: tuple[str, ...]
 ) -> None:
     assert learned_by(target, PARENTS, {"r"}) == learned
-
-
-def test_a_circle_of_parents_ends() -> None:
-    assert left_behind(["a"], None, {"a": "b", "b": "a"}) == ("a", "b")
 
 
 @pytest.fixture
