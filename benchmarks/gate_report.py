@@ -11,8 +11,8 @@ from typing import Any
 from scipy.stats import fisher_exact
 
 from benchmarks.gate_cases import Case, Marks
-from judge.evaluate import wilson
 from store.records import GateResult, Iteration, Stage, Verdict
+from store.shares import wilson
 
 #: What an iteration's end means for its candidate.
 VERDICTS = {
@@ -27,6 +27,8 @@ VERDICTS = {
 SURE = 0.05
 #: Confidence of the intervals of rates.
 CONFIDENCE = 0.9
+#: Families of bad updates whose votes are sound, so that a part of the step may be good where the whole is not.
+OVERDONE = frozenset({"destructive rate"})
 
 
 def caught_by(stage: Stage, reason: str, gates: Sequence[GateResult]) -> list[str]:
@@ -66,6 +68,21 @@ def harmful(row: Mapping[str, Any]) -> bool:
     return bool(fisher_exact(counts, alternative="greater").pvalue < SURE)
 
 
+def mended(row: Mapping[str, Any]) -> bool:
+    """Whether what was promoted is a part of a bad update that is good by evidence not trained on.
+
+    The update as trained was over budget and refused; the ledger asked again at a smaller scale (exactly between base
+    and the update), which votes that nobody trained on say is better, and which does no harm.
+    """
+    return bool(
+        row["family"] in OVERDONE
+        and row["verdict"] == "promoted"
+        and row["metrics"]["train/scale"] < 1
+        and "improved: " in row["reason"]
+        and not harmful(row)
+    )
+
+
 def outcome(
     case: Case, ended: Iteration, gates: Sequence[GateResult], report: Mapping[str, Any] | None
 ) -> dict[str, Any]:
@@ -75,6 +92,7 @@ def outcome(
         "name": case.name,
         "kind": case.kind,
         "family": case.family,
+        "commit": commit(),
         "why": case.why,
         "expected": case.expected,
         "verdict": VERDICTS[ended.stage],
@@ -106,13 +124,14 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     good = [row for row in rows if row["kind"] == "good"]
     bad = [row for row in rows if row["kind"] == "bad"]
     promoted = [row for row in good if row["verdict"] == "promoted"]
-    passed = [row for row in bad if row["verdict"] == "promoted"]
+    passed = [row for row in bad if row["verdict"] == "promoted" and not mended(row)]
     return {
         "good": len(good),
         "good_promoted": len(promoted),
         "good_not_promoted": {row["name"]: row["reason"] for row in good if row not in promoted},
         "bad": len(bad),
         "bad_promoted": [row["name"] for row in passed],
+        "bad_mended": {row["name"]: row["reason"] for row in bad if mended(row)},
         "bad_promoted_with_harm": [row["name"] for row in passed if harmful(row)],
         "bad_verdicts": dict(Counter(row["verdict"] for row in bad)),
         "bad_caught_by": dict(Counter(guard for row in bad for guard in row["caught_by"]).most_common()),
@@ -145,7 +164,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def harm_told(row: Mapping[str, Any]) -> str:
     before, after = row["harm"]["before"]["rate"], row["harm"]["after"]["rate"]
-    return f"PROMOTED; the unwanted thing {before:.2f} -> {after:.2f}"
+    what = f"MENDED at scale {row['metrics']['train/scale']:g}" if mended(row) else "PROMOTED"
+    return f"{what}; the unwanted thing {before:.2f} -> {after:.2f}"
 
 
 def by_family(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -153,26 +173,30 @@ def by_family(rows: Sequence[Mapping[str, Any]]) -> str:
     families: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         families.setdefault((row["kind"], row["family"]), []).append(row)
-    lines = ["| | updates | cases | promoted | with harm | stopped by |", "|---|---|---|---|---|---|"]
+    lines = ["| | updates | cases | promoted | mended | stopped by |", "|---|---|---|---|---|---|"]
     for (kind, family), found in families.items():
-        promoted = sum(row["verdict"] == "promoted" for row in found)
+        whole = sum(mended(row) for row in found)
+        promoted = sum(row["verdict"] == "promoted" for row in found) - whole
         guards = Counter(guard for row in found for guard in row["caught_by"])
         stopped = ", ".join(f"{guard} {count}" for guard, count in guards.most_common())
-        harm = sum(harmful(row) for row in found) if kind == "bad" else ""
-        lines.append(f"| {kind} | {family} | {len(found)} | {promoted} | {harm} | {stopped} |")
+        lines.append(f"| {kind} | {family} | {len(found)} | {promoted} | {whole or ''} | {stopped} |")
     return "\n".join(lines)
 
 
 def document(rows: Sequence[Mapping[str, Any]], *, command: str) -> dict[str, Any]:
     """Everything the JSON says."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
     return {
         "command": command,
-        "commit": commit.stdout.strip(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "peft")},
         "summary": summary(rows),
         "cases": list(rows),
     }
+
+
+def commit() -> str:
+    """What is checked out, short; empty where this is no checkout. A case keeps the one that it ran on."""
+    shown = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return shown.stdout.strip()

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.gate_answers import Logged, Pools
 from benchmarks.gate_cases import Case, Deck, Vote, broken, in_other_tongue, loops, rows_of
-from benchmarks.gate_report import by_family, caught_by, harmful, summary, table
+from benchmarks.gate_report import by_family, caught_by, harmful, mended, summary, table
 from benchmarks.gate_table import CASES, FAULTS, VOTED, named, seed_of
 from judge.config import FeedbackConfig
 from judge.pairs import Preferences, build, shortage, split_of
@@ -203,4 +203,35 @@ def test_the_summary_counts_harm_only_where_it_is_sure() -> None:
     assert found["bad_promoted_with_harm"] == ["e"]
     assert found["bad_caught_by"] == {"kl/step_token": 1}
     assert "PROMOTED; the unwanted thing 0.00 -> 0.06" in table(rows)
-    assert "| bad | any | 3 | 2 | 1 | kl/step_token 1 |" in by_family(rows)
+    assert "| bad | any | 3 | 2 |  | kl/step_token 1 |" in by_family(rows)
+
+
+HARMLESS = {"before": {"rate": 0.0, "answers": 80}, "after": {"rate": 0.0, "answers": 80}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"family": "poisoned phrase"}, False),  # its votes are not sound: no part of it is good
+        ({"metrics": {"train/scale": 1.0}}, False),  # the whole of it was promoted
+        ({"reason": "every limit is kept; no worse: held-out agreement"}, False),
+        ({"harm": {"before": HARMLESS["before"], "after": {"rate": 0.1, "answers": 80}}}, False),
+        ({"verdict": "held", "caught_by": ["train/scale"]}, False),
+    ],
+)
+def test_only_a_part_of_an_overdone_update_that_is_proven_good_counts_as_mended(
+    change: dict[str, object], expected: bool
+) -> None:
+    found = row("a", "bad", "promoted", family="destructive rate", harm=HARMLESS) | {
+        "metrics": {"train/scale": 0.25},
+        "reason": "train/scale 0.25 is below its soft limit 1; improved: held-out agreement is between 0.63 and 0.91",
+    }
+    found |= change
+    assert mended(found) is expected
+    assert list(summary([found])["bad_mended"]) == (["a"] if expected else [])
+    promoted = found["verdict"] == "promoted" and not expected
+    assert summary([found])["bad_promoted"] == (["a"] if promoted else [])
+    if expected:
+        assert "MENDED at scale 0.25; the unwanted thing 0.00 -> 0.00" in table([found])
+        assert "| bad | destructive rate | 1 | 0 | 1 |  |" in by_family([found])
