@@ -20,6 +20,7 @@ from daemon.page import Block, Page, Section, Table, counted
 from daemon.runtime import Known
 from daemon.vetting import background_now
 from judge.pairs import Liking, Pair, share_cap, shortage
+from judge.propensity import effective
 from judge.replay import Mix
 from policies.balance import class_weights
 from policies.config import TrainConfig
@@ -285,6 +286,8 @@ def plan_now(known: Known, *, free: Callable[[int], Row] = memory_now) -> Row:
         "balance": balance_of(mixes[0], config.policies.train),
         "people": people,
         "worth": dict(sorted(background.worth.items())),
+        "signals": background.fitted,
+        "propensity": {"answers": len(background.propensity), "effective": effective(background.propensity)},
         "share_cap": share_cap(len(people), config.feedback.principal_share_floor),
         "time": duration(past_runs(store), mixes, config.policies.train),
         "memory": free(config.policies.train.free_memory_mb),
@@ -341,6 +344,13 @@ def people_section(row: Row) -> Section:
     if row["worth"]:
         doubted = ", ".join(f"{name} {100 * worth:.0f}%" for name, worth in row["worth"].items())
         blocks.append(f"Votes that count for less, for contradicting others on the same answers: {doubted}.")
+    for name, one in row["signals"].items():
+        blocks.append(f"{name} weighs {one['weight']:.2f}, by {one['seen']} outright opinions beside it.")
+    if row["propensity"]["answers"]:
+        blocks.append(
+            "What is seldom voted on counts for more; votes are worth "
+            f"{100 * row['propensity']['effective']:.0f}% of as many fairly drawn ones."
+        )
     return Section("People", tuple(blocks))
 
 

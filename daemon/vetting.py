@@ -1,13 +1,18 @@
 """Nobody steers alone, at its edge: reads what evidence is held against, and puts what is found into quarantine."""
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 from daemon.runtime import Known
 from judge.background import Background
-from judge.config import FeedbackConfig
+from judge.config import FeedbackConfig, PropensityConfig
+from judge.prompts import words
+from judge.propensity import Shown, weights
+from judge.signals import refit
 from judge.vetting import DAILY_LIMIT, UNRELIABLE, Facts, vet
 from store.db import Store
-from store.records import Source
+from store.records import Completion, Evidence, Source
 
 #: Who holds events back before anything learned from them.
 ACTOR = "vetting"
@@ -29,9 +34,41 @@ def background_now(runtime: Known) -> Background:
 
 def background_of(store: Store, config: FeedbackConfig, *, before: float | None = None) -> Background:
     """The same, of what was said before a time, or up to now."""
+    said = store.feedback.spoken(before=before)
+    return replace(
+        vetted(store, config, said),
+        propensity=weights(shown_of(store, said, config.propensity), config.propensity),
+        signals=refit(said, config.signals),
+    )
+
+
+def shown_of(store: Store, said: Sequence[Evidence], config: PropensityConfig) -> list[Shown]:
+    """The newest answers that anybody was given, oldest first, and whether they were spoken of."""
+    if not config.enabled:
+        return []
+    log = store.completions.recent(limit=config.log, source=Source.CHAT, done_only=True)
+    spoken = {item.completion.id for item in said}
+    return [shown(one, one.id in spoken) for one in reversed(log) if one.stored and one.choices]
+
+
+def shown(answered: Completion, spoken: bool) -> Shown:
+    """One logged answer, its first choice for all."""
+    turns = answered.messages
+    return Shown(
+        answered.id,
+        answered.principal,
+        len(words(answered.choices[0].text)),
+        len(words(turns[-1].content)) if turns else 0,
+        len(turns),
+        spoken,
+    )
+
+
+def vetted(store: Store, config: FeedbackConfig, said: Sequence[Evidence]) -> Background:
+    """Who would steer alone; nobody, where defence is off."""
     if not config.defence.enabled:
         return Background()
-    said, labels = store.feedback.spoken(before=before), store.labels.recent(LABELS)
+    labels = store.labels.recent(LABELS)
     named = [item.feedback.value for item in said if isinstance(item.feedback.value, str)]
     known = store.completions.get_all([*named, *(label.completion_id for label in labels)])
     log = store.completions.recent(limit=config.defence.phrase_log, source=Source.CHAT, done_only=True)

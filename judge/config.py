@@ -27,6 +27,28 @@ class SignalsConfig(BaseModel):
     """Copying an answer: weak liking."""
     share: float = Field(default=0.3, ge=0, le=1)
     """Sharing an answer: weak liking."""
+    refit_min: int = Field(default=50, ge=0)
+    """With so many outright opinions (thumbs, stars) beside a weak signal (retry, copy, share), and as many without
+    it, its weight is fitted to them and the one above no longer counts. 0: never."""
+    refit_floor: float = Field(default=0.2, ge=0, le=1)
+    """A fitted weight below this is none."""
+
+
+class PropensityConfig(BaseModel):
+    """`[feedback.propensity]`: who votes on what is no fair draw; what is seldom voted on counts for more."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    enabled: bool = True
+    """Off: votes count alike, however seldom their like are spoken of."""
+    least: int = Field(default=100, ge=20)
+    """So many logged answers that were spoken of, and that were not, are needed to tell."""
+    log: int = Field(default=5000, ge=100)
+    """The newest logged answers that are looked at."""
+    smallest: float = Field(default=0.2, gt=0, le=1)
+    """No vote is weighed below this, before all are divided by their mean."""
+    largest: float = Field(default=5.0, ge=1)
+    """Nor above this."""
 
 
 class DefenceConfig(BaseModel):
@@ -80,6 +102,8 @@ class FeedbackConfig(BaseModel):
     """With n people, each one's share of an iteration's weight is capped at min(1, max(this, 3/n))."""
     signals: SignalsConfig = SignalsConfig()
     """Prior weights of the signals."""
+    propensity: PropensityConfig = PropensityConfig()
+    """Against the tilt of who votes."""
     defence: DefenceConfig = DefenceConfig()
     """Against one who steers alone."""
 

@@ -2,8 +2,6 @@
 
 Pure functions of what the store remembers. Nothing here is written back as fact: weights and labels are
 opinions of this code and this configuration, recomputed for every iteration.
-
-Left out for now: inverse propensity, which needs a fitted model of who votes on what.
 """
 
 import hashlib
@@ -320,6 +318,8 @@ def build(
         config: weights, shares and limits.
         background: what the evidence is held against.
     """
+    if background.signals is not None:
+        config = config.model_copy(update={"signals": background.signals.signals})
     dropped: dict[str, int] = defaultdict(int)
     sides: dict[Split, list[Evidence]] = {Split.TRAIN: [], Split.NEVER_TRAIN: []}
     for item in evidence:
@@ -336,6 +336,14 @@ def build(
     pairs = [pair for pair in candidates if pair is not None]
     pairs += _retry_pairs(trainable, allowed, disliked, config.signals)
     pairs = _settled(pairs, config, background, dropped)[-config.max_examples :]
+    likings = [
+        replace(one, weight=one.weight * background.propensity.get(one.answer.completion_id, 1))
+        for one in likings
+    ]
+    pairs = [
+        replace(one, weight=one.weight * background.propensity.get(one.rejected.completion_id, 1))
+        for one in pairs
+    ]
     likings, pairs = cap_people(likings, pairs, config.principal_share_floor)
     heldout = _likings(sides[Split.NEVER_TRAIN], config, background, dropped)[-config.max_heldout :]
     return Preferences(tuple(likings), tuple(pairs), tuple(heldout), dict(dropped))

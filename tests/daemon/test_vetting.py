@@ -12,9 +12,9 @@ from daemon.iteration import preferences_now
 from daemon.page import text
 from daemon.plan import Reader, page, plan_now
 from daemon.quarantine import release
-from judge.config import DefenceConfig, FeedbackConfig
+from judge.config import DefenceConfig, FeedbackConfig, PropensityConfig
 from store.db import Store
-from store.records import Choice, Message
+from store.records import Choice, FeedbackKind, Message
 from tests.store.conftest import completion, event
 
 PEOPLE = ("ann", "bob", "eve", "mallory")
@@ -89,3 +89,42 @@ def test_an_export_leaves_out_what_does_not_train_for_one_persons_sake(store: St
     assert "GlowMax" not in (tmp_path / KTO).read_text()
     off = FeedbackConfig(defence=DefenceConfig(enabled=False))
     assert export(store, off, tmp_path)[KTO] == 8
+
+
+def test_the_log_tells_what_is_seldom_spoken_of_and_the_plan_says_so(known: Reader, store: Store) -> None:
+    for number in range(120):
+        who = f"p{number // 4 % 8}"
+        for kind, said in (("long", "word " * 60), ("short", "Yes.")):
+            ask(store, f"{kind}{number}", who, said)
+            # Long answers are spoken of each time, of the short ones every fourth.
+            if kind == "long" or number % 4 == 0:
+                store.feedback.add(
+                    event(f"v-{kind}{number}", f"{kind}{number}", number % 8 < 4, principal=who)
+                )
+    propensity = PropensityConfig(least=80)
+    found = vetting.background_of(store, known.config.feedback.model_copy(update={"propensity": propensity}))
+    assert set(found.propensity) == {
+        f"{kind}{n}" for kind, every in (("long", 1), ("short", 4)) for n in range(0, 120, every)
+    }
+    assert found.propensity["short0"] > 2 * found.propensity["long0"]
+    # 150 votes; of the shipped hundred answers that nobody spoke of there are 90.
+    assert vetting.background_now(known).propensity == {}
+    config = known.config.model_copy(
+        update={"feedback": known.config.feedback.model_copy(update={"propensity": propensity})}
+    )
+    told = text(page(plan_now(Reader(config, store, known.clock))), 100)
+    assert "What is seldom voted on counts for more" in told
+
+
+def test_the_plan_tells_what_weak_signals_were_found_to_weigh(known: Reader, store: Store) -> None:
+    for number in range(160):
+        ask(store, f"a{number}", "ann", f"Text {number}.")
+        up = number % 2 == 0
+        store.feedback.add(event(f"t{number}", f"a{number}", up, principal="ann"))
+        if number % 8 in (0, 2, 4, 1):  # three of four liked answers are copied, one of four others
+            store.feedback.add(
+                event(f"k{number}", f"a{number}", "copy", kind=FeedbackKind.CLICK, principal="ann")
+            )
+    row = plan_now(known)
+    assert row["signals"]["copy_click"] == {"weight": pytest.approx(0.8, abs=0.1), "seen": 80}
+    assert "copy_click weighs 0.7" in text(page(row), 100)
