@@ -10,7 +10,7 @@ from judge.config import FeedbackConfig, PropensityConfig
 from judge.prompts import words
 from judge.propensity import Shown, weights
 from judge.signals import refit
-from judge.vetting import DAILY_LIMIT, UNRELIABLE, Facts, vet
+from judge.vetting import DAILY_LIMIT, STEERS, UNRELIABLE, Facts, vet
 from store.db import Store
 from store.records import Completion, Evidence, Source
 
@@ -19,6 +19,7 @@ ACTOR = "vetting"
 #: Why, as operators read it.
 REASONS = {
     DAILY_LIMIT: "more votes in one day than count of one person (feedback.defence.daily_votes)",
+    STEERS: "votes without which all the others would teach the contrary",
     UNRELIABLE: "votes that contradict operators and other people on the same answers more often than not",
 }
 #: The newest operators' labels that are looked at.

@@ -1,8 +1,9 @@
 """Nobody steers alone: what of the evidence does not count, or counts less, in the light of all that was said. Pure.
 
-Three questions. Who votes more in a day than one person should decide? Whose votes contradict operators and everybody
+Four questions. Who votes more in a day than one person should decide? Whose votes contradict operators and everybody
 else on the same answers (`judge.raters`)? Which phrases are in what only one person, or a few, would have the model
-say (`judge.phrases`)? What the first two find goes into quarantine, where operators see it.
+say (`judge.phrases`)? And who alone turns round what all the others teach (`judge.steering`)? The events of the first
+two and the last go into quarantine, where operators see them.
 """
 
 from collections import defaultdict
@@ -12,9 +13,10 @@ from dataclasses import dataclass, field
 from judge.background import NOTHING, Background
 from judge.config import DefenceConfig, FeedbackConfig
 from judge.opinions import person_opinion
-from judge.pairs import answer_of, build
+from judge.pairs import Preferences, answer_of, build
 from judge.phrases import Heard, Said, needed, private, runs_of_all
 from judge.raters import below_chance, rate, worth
+from judge.steering import turning
 from store.judging import Label
 from store.records import Completion, Evidence, Feedback, Message, Source
 
@@ -23,7 +25,7 @@ DAY = 86_400.0
 FEW = 3
 #: An answer, whoever got it: the prompt and the text.
 Answered = tuple[tuple[Message, ...], str]
-DAILY_LIMIT, UNRELIABLE = "daily_limit", "unreliable"
+DAILY_LIMIT, UNRELIABLE, STEERS = "daily_limit", "unreliable", "steers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
     held |= {item.feedback.id: UNRELIABLE for item in facts.said if item.feedback.principal in outliers}
     spared = {*facts.pardoned, *facts.quarantined}
     held = {name: why for name, why in held.items() if name not in spared}
+    good = would_train(facts, {*held, *facts.quarantined}, config)
+    if len(people) > FEW:
+        newest = config.max_examples
+        turned = turning(good.likings[-newest:], good.pairs[-newest:])
+        steers = [item.feedback for item in facts.said if item.feedback.principal in turned]
+        held |= {event.id: STEERS for event in steers if event.id not in {*spared, *held}}
     counts = {
         name: worth(rater, least=rules.min_shared) for name, rater in raters.items() if name not in outliers
     }
@@ -64,7 +72,7 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
         alone=len(people) <= 1,
         held=held,
         worth={name: value for name, value in counts.items() if value < 1},
-        private=private_phrases(facts, {*held, *facts.quarantined}, len(people), config),
+        private=private_phrases(facts, good, len(people), config),
     )
 
 
@@ -121,15 +129,19 @@ def truths_of(facts: Facts) -> dict[Answered, bool]:
     return truths
 
 
-def private_phrases(
-    facts: Facts, held: Collection[str], people: int, config: FeedbackConfig
-) -> frozenset[str]:
-    """Phrases that only few people would have the model say, without those in answers that operators call good."""
-    rules: DefenceConfig = config.defence
+def would_train(facts: Facts, held: Collection[str], config: FeedbackConfig) -> Preferences:
+    """What everything said would teach, were it all trained on now; without what is held back, or dictated."""
     everything = config.model_copy(update={"never_train": 0.0, "max_examples": 2**31})
     trained = [item for item in facts.said if item.feedback.id not in held]
-    # Only what would train as good otherwise: a dictated answer vouches for nobody's phrase.
-    found = build(trained, facts.known, everything)
+    return build(trained, facts.known, everything)
+
+
+def private_phrases(facts: Facts, found: Preferences, people: int, config: FeedbackConfig) -> frozenset[str]:
+    """Phrases that only few people would have the model say, without those in answers that operators call good.
+
+    `found` is only what would train otherwise: a dictated answer vouches for nobody's phrase.
+    """
+    rules: DefenceConfig = config.defence
     said = [
         Said(one.answer.text, frozenset(event.principal for event in one.events))
         for one in found.likings
