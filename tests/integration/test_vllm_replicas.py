@@ -25,6 +25,8 @@ from tests.vllm_cpu import Server, needs_vllm, servers, using
 
 pytestmark = [pytest.mark.slow, *needs_vllm]
 
+#: Seconds; the trainer lets answers go first, and two servers answer all the while.
+TRAINING = 500.0
 QUESTIONS = [f"question {number}" for number in range(4)]
 
 
@@ -74,11 +76,11 @@ def test_a_server_killed_during_activation_leaves_and_the_other_serves_the_adapt
         with Crowd(client.url, QUESTIONS, tokens=8) as crowd:
             begin_training(client)
             # Stopped first: the load reaches it and gets no answer, so that the kill falls into the activation.
-            wait_until(lambda: stage(client) == "evaluating")
+            wait_until(lambda: stage(client) == "evaluating", seconds=TRAINING)
             os.killpg(pair[0].process.pid, signal.SIGSTOP)
             time.sleep(4)
             pair[0].kill()
-            ended: Any = wait_until(lambda: finished_iteration(client, 1))
+            ended: Any = wait_until(lambda: finished_iteration(client, 1), seconds=TRAINING)
             assert ended["stage"] == "active", (ended, service.tail())
             wait_until(lambda: ended["candidate"] in crowd.models())
         assert f"{pair[0].url} is out of rotation" in service.log_text()
@@ -108,7 +110,7 @@ def test_a_server_that_answers_too_late_leaves_the_rotation_and_comes_back(
         begin_training(client)
         os.killpg(pair[1].process.pid, signal.SIGSTOP)
         try:
-            ended: Any = wait_until(lambda: finished_iteration(client, 1))
+            ended: Any = wait_until(lambda: finished_iteration(client, 1), seconds=TRAINING)
             assert ended["stage"] == "active", (ended, service.tail())
             assert ask(client, "and now?")["model"] == ended["candidate"]
             assert f"{pair[1].url} is out of rotation" in service.log_text()
@@ -128,7 +130,7 @@ def test_with_every_server_gone_activation_is_refused_and_the_votes_wait(
         begin_training(client)
         for server in pair:
             server.kill()
-        ended: Any = wait_until(lambda: finished_iteration(client, 1))
+        ended: Any = wait_until(lambda: finished_iteration(client, 1), seconds=TRAINING)
         assert ended["stage"] == "failed"
         assert "no model server answers" in ended["reason"]
         assert set(votes) == set(stored_votes(service.state))
