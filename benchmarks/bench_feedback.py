@@ -3,18 +3,20 @@
 A real service process, whose engine answers nobody here, on a database on disk that already holds answers. Clients
 on kept-alive connections each send one vote after the other, new ones only; a 201 comes after the commit that carries
 the vote. When time is up the service is killed with SIGKILL in the middle of it all, and every vote that was answered
-with 201 is looked for in the database. Clients and service share the machine's cores, so the service's own CPU time
-per vote is told, too: it is what a busy machine cannot change. Prints a table and writes
-benchmarks/results/feedback.json.
+with 201 is looked for in the database. Clients and service share the machine's cores, so the CPU time that each of
+them takes per vote is told, too: a busy machine changes that least. `fsync_ms` is what one write costs the disk, by
+itself, before anybody votes. Prints a table and writes benchmarks/results/feedback.json.
 
     python -m benchmarks.bench_feedback
 """
 
 import argparse
-import asyncio
 import json
 import os
+import re
+import selectors
 import signal
+import socket
 import statistics
 import tempfile
 import time
@@ -35,16 +37,25 @@ FLOOR = 1000.0
 ANSWERS = 2000
 #: The principal of an open service for somebody who sends no key.
 WHO = "local"
+LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
 @dataclass
 class Tally:
-    """What was answered: ids of votes with a 201, seconds of each, what was no 201; `cpu`: the service's seconds."""
+    """What was answered: ids of votes with a 201, seconds of each, what was no 201.
+
+    Up to the kill: `measured` votes in `took` seconds, CPU seconds of the service (`user`, `system`) and the clients
+    (`own`). What was answered later counts for durability, not for speed.
+    """
 
     stored: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    cpu: float = 0.0
     refused: list[str] = field(default_factory=list)
+    measured: int = 0
+    took: float = 0.0
+    user: float = 0.0
+    system: float = 0.0
+    own: float = 0.0
 
 
 def fill(path: Path) -> None:
@@ -71,64 +82,108 @@ def fill(path: Path) -> None:
         store.atomic(work)
 
 
-async def voter(address: tuple[str, int], number: int, tally: Tally) -> None:
-    """One client: a vote, its answer, the next vote, until the service is gone."""
-    reader, writer = await asyncio.open_connection(*address)
-    count = 0
-    try:
-        while True:
-            name = f"v{number}-{count}"
-            answer = (number * 7919 + count) % ANSWERS
-            body = json.dumps(
-                {"id": name, "completion_id": f"chatcmpl-{answer}", "kind": "thumb", "value": count % 3 > 0}
-            ).encode()
-            head = (
-                f"POST /v1/feedback HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
-                f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            )
-            began = time.perf_counter()
-            writer.write(head.encode() + body)
-            status, said = await answered(reader)
-            if status == 201:
-                tally.stored.append(name)
-                tally.seconds.append(time.perf_counter() - began)
-            else:
-                tally.refused.append(f"{status}: {said[:200].decode(errors='replace')}")
-            count += 1
-    except (OSError, asyncio.IncompleteReadError):
-        return  # killed, as planned
-    finally:
-        writer.close()
+class Client:
+    """One kept-alive connection that sends a vote, waits for its answer, and sends the next; new votes only."""
+
+    def __init__(self, address: tuple[str, int], number: int) -> None:
+        self.socket = socket.create_connection(address)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.number, self.count = number, 0
+        self.head = (
+            f"POST /v1/feedback HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
+            "Content-Type: application/json\r\nContent-Length: "
+        )
+        self.got, self.name, self.began = b"", "", 0.0
+
+    def send(self) -> None:
+        """The next vote, in one write."""
+        self.name = f"v{self.number}-{self.count}"
+        answer = (self.number * 7919 + self.count) % ANSWERS
+        value = "true" if self.count % 3 else "false"
+        body = f'{{"id":"{self.name}","completion_id":"chatcmpl-{answer}","kind":"thumb","value":{value}}}'
+        self.count, self.got, self.began = self.count + 1, b"", time.perf_counter()
+        self.socket.sendall(f"{self.head}{len(body)}\r\n\r\n{body}".encode())
+
+    def receive(self) -> tuple[int, bytes] | None:
+        """Status and body once the answer is whole; None while it is not.
+
+        Raises:
+            OSError: the service is gone.
+        """
+        piece = self.socket.recv(65536)
+        if not piece:
+            raise ConnectionResetError
+        self.got += piece
+        head, ended, body = self.got.partition(b"\r\n\r\n")
+        if not ended:
+            return None
+        length = LENGTH.search(head)
+        if length is None:
+            raise HonedError(f"an answer without a length: {head!r}")
+        return (int(head[9:12]), body) if len(body) >= int(length[1]) else None
 
 
-async def answered(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body of one answer."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    length = next(int(line[15:]) for line in lines if line.lower().startswith("content-length:"))
-    return int(lines[0].split()[1]), await reader.readexactly(length)
+def storm(url: str, pid: int, *, clients: int, seconds: float) -> Tally:
+    """All clients for so many seconds, then SIGKILL with a vote of each under way.
 
-
-async def storm(url: str, pid: int, *, clients: int, seconds: float) -> tuple[Tally, float]:
-    """All clients for so many seconds, then SIGKILL. Returns what was answered, and the seconds until the kill."""
+    One thread and one selector for all of them, since it shares the cores with what it measures.
+    """
     parts = urlsplit(url)
-    tally, address = Tally(), (parts.hostname or "", parts.port or 0)
-    began, used = time.perf_counter(), cpu_seconds(pid)
-    voters = [asyncio.create_task(voter(address, number, tally)) for number in range(clients)]
-    await asyncio.sleep(seconds)
-    took = time.perf_counter() - began
-    measured, tally.cpu = len(tally.stored), cpu_seconds(pid) - used
+    address = parts.hostname or "", parts.port or 0
+    tally, selector = Tally(), selectors.DefaultSelector()
+    for number in range(clients):
+        client = Client(address, number)
+        selector.register(client.socket, selectors.EVENT_READ, client)
+        client.send()
+    began, used, own = time.perf_counter(), cpu_seconds(pid), time.process_time()
+    while time.perf_counter() - began < seconds:
+        exchange(selector, tally, timeout=seconds)
+    tally.took, tally.own = time.perf_counter() - began, time.process_time() - own
+    now = cpu_seconds(pid)
+    tally.user, tally.system, tally.measured = now[0] - used[0], now[1] - used[1], len(tally.seconds)
     os.kill(pid, signal.SIGKILL)
-    await asyncio.gather(*voters)
-    # What was on its way counts for durability, not for speed.
-    tally.seconds = tally.seconds[:measured]
-    return tally, took
+    while selector.get_map():
+        exchange(selector, tally, timeout=10.0)
+    return tally
 
 
-def cpu_seconds(pid: int) -> float:
-    """What a process has used, of all its threads."""
+def exchange(selector: selectors.BaseSelector, tally: Tally, *, timeout: float) -> None:
+    """Take the answers that have come, and send the next votes; leave out whoever's connection is gone."""
+    for key, _ in selector.select(timeout):
+        client: Client = key.data
+        try:
+            answer = client.receive()
+            if answer is None:
+                continue
+            if answer[0] == 201:
+                tally.stored.append(client.name)
+                tally.seconds.append(time.perf_counter() - client.began)
+            else:
+                tally.refused.append(f"{answer[0]}: {answer[1][:200].decode(errors='replace')}")
+            client.send()
+        except OSError:  # killed, as planned
+            selector.unregister(client.socket)
+            client.socket.close()
+
+
+def cpu_seconds(pid: int) -> tuple[float, float]:
+    """What a process has used for itself and in the kernel, of all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    tick = os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) / tick, int(fields[12]) / tick
+
+
+def fsync_ms(folder: Path, *, times: int = 50) -> float:
+    """Median milliseconds of one page appended and made durable, as a commit does it."""
+    taken = []
+    with (folder / "fsync").open("wb") as file:
+        for _ in range(times):
+            file.write(bytes(4096))
+            file.flush()
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            taken.append(time.perf_counter() - began)
+    return 1000 * statistics.median(taken)
 
 
 def missing(path: Path, stored: list[str]) -> list[str]:
@@ -141,23 +196,30 @@ def missing(path: Path, stored: list[str]) -> list[str]:
 def turn(folder: Path, *, clients: int, seconds: float) -> dict[str, Any]:
     """One service from start to kill."""
     fill(folder / DATABASE)
+    disk = fsync_ms(folder)
     # An iteration would start after 32 votes, and share the cores.
     settings = {"HONED_POLICIES__ENGINE__KIND": "fake", "HONED_DAEMON__SCHEDULE__ENABLED": "false"}
     with service(folder, **settings) as client:
         pid = json.loads((folder / SERVICE).read_text())["pid"]
         client.get("/v1/status")
-        tally, took = asyncio.run(storm(client.url, pid, clients=clients, seconds=seconds))
-    if len(tally.seconds) < 2:
+        tally = storm(client.url, pid, clients=clients, seconds=seconds)
+    votes = tally.measured
+    if votes < 2:
         raise HonedError(f"hardly a vote was answered: {tally.refused[:3]}")
     lost = missing(folder / DATABASE, tally.stored)
-    cuts = statistics.quantiles(tally.seconds, n=100)
+    cuts = statistics.quantiles(tally.seconds[:votes], n=100)
     return {
         "clients": clients,
-        "seconds": round(took, 2),
-        "votes": len(tally.seconds),
-        "votes_per_second": round(len(tally.seconds) / took, 1),
+        "seconds": round(tally.took, 2),
+        "votes": votes,
+        "votes_per_second": round(votes / tally.took, 1),
         "latency_ms": {"p50": round(1000 * cuts[49], 1), "p99": round(1000 * cuts[98], 1)},
-        "cpu_ms_per_vote": round(1000 * tally.cpu / len(tally.seconds), 3),
+        "service_cpu_ms_per_vote": {
+            "user": round(1000 * tally.user / votes, 3),
+            "system": round(1000 * tally.system / votes, 3),
+        },
+        "clients_cpu_ms_per_vote": round(1000 * tally.own / votes, 3),
+        "fsync_ms": round(disk, 2),
         "acknowledged": len(tally.stored),
         "lost": len(lost),
         "refused": tally.refused[:5],
@@ -165,10 +227,11 @@ def turn(folder: Path, *, clients: int, seconds: float) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    latency = row["latency_ms"]
+    latency, cpu = row["latency_ms"], row["service_cpu_ms_per_vote"]
     return (
         f"{row['clients']:4} clients {row['votes_per_second']:8.1f} votes/s, median {latency['p50']:6.1f} ms, p99 "
-        f"{latency['p99']:6.1f} ms, {row['cpu_ms_per_vote']:5.2f} ms of CPU a vote; "
+        f"{latency['p99']:6.1f} ms, CPU a vote {cpu['user']:.2f} + {cpu['system']:.2f} ms and clients' "
+        f"{row['clients_cpu_ms_per_vote']:.2f} ms; fsync {row['fsync_ms']:.1f} ms; "
         f"{row['acknowledged']} acknowledged, {row['lost']} lost"
     )
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from sqlite_utils import Database
 
 from store.errors import NotFound
-from store.records import Choice, Completion, CompletionStatus, Message, Sampling, Source
+from store.records import Choice, Completion, CompletionStatus, Message, Sampling, Source, Target
 from store.session import Row, Session
 
 COLUMNS = (
@@ -81,6 +81,19 @@ class Completions:
         if found is None:
             raise NotFound(f"no completion {completion_id!r}", param="completion_id")
         return found
+
+    def target(self, completion_id: str) -> Target | None:
+        """An answer as something to vote on; read for every vote, so without its words."""
+        rows = self._session.rows(
+            'select c.principal, c.adapter, c.stored, k."index" from completions c '
+            'left join completion_choices k on k.completion_id = c.id where c.id = ? order by k."index"',
+            [completion_id],
+        )
+        if not rows:
+            return None
+        principal, adapter, stored, _ = rows[0]
+        choices = tuple(row[3] for row in rows if row[3] is not None)
+        return Target(completion_id, principal, adapter, bool(stored), choices)
 
     def get_all(self, ids: Iterable[str]) -> dict[str, Completion]:
         """Those of the ids that exist."""

@@ -7,6 +7,7 @@ with another body it is a conflict. Both are decided inside the transaction that
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sqlite_utils import Database
 
@@ -16,6 +17,14 @@ from store.records import SPENT_STAGES, Evidence, Feedback, FeedbackKind, Source
 from store.session import Row, Session
 
 COLUMNS = "id, created_at, completion_id, choice_index, principal, kind, value, reason, comment, metadata, supersedes"
+#: One statement finds what the event supersedes, stores it and says which that was.
+INSERT = f"""
+    insert into feedback ({COLUMNS}) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, (
+        select id from feedback where completion_id = ?3 and choice_index = ?4 and principal = ?5 and kind = ?6
+        order by seq desc limit 1
+    )) returning supersedes
+"""
+as_json = json.JSONEncoder(ensure_ascii=False).encode
 #: Where answers come from that people's opinions of train.
 SPOKEN_OF = (Source.CHAT, Source.IMPORT)
 SPOKEN = """
@@ -162,21 +171,14 @@ class FeedbackLog:
 
 def add(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedback:
     """The body of `FeedbackLog.add`, inside its transaction."""
-    digest = body_digest(feedback)
     first = first_of(db, feedback, idempotency_key)
     if first is not None:
-        if body_digest(first) != digest:
+        if body_digest(first) != body_digest(feedback):
             raise Conflict("this id or Idempotency-Key came before with another body")
         return first
     check_target(db, feedback)
-    superseded = db.execute(
-        "select id from feedback where completion_id = ? and choice_index = ? and principal = ? and kind = ? "
-        "order by seq desc limit 1",
-        [feedback.completion_id, feedback.choice_index, feedback.principal, feedback.kind.value],
-    ).fetchone()
-    supersedes = superseded[0] if superseded else None
-    db.execute(
-        f"insert into feedback ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    [(supersedes,)] = db.execute(
+        INSERT,
         [
             feedback.id,
             feedback.created_at,
@@ -184,20 +186,18 @@ def add(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedba
             feedback.choice_index,
             feedback.principal,
             feedback.kind.value,
-            json.dumps(feedback.value, ensure_ascii=False),
+            as_json(feedback.value),
             feedback.reason,
             feedback.comment,
-            json.dumps(feedback.metadata, ensure_ascii=False),
-            supersedes,
+            as_json(feedback.metadata),
         ],
-    )
+    ).fetchall()
     if idempotency_key is not None:
         db.execute(
             "insert into idempotency_keys (principal, key, body_digest, feedback_id) values (?, ?, ?, ?)",
-            [feedback.principal, idempotency_key, digest, feedback.id],
+            [feedback.principal, idempotency_key, body_digest(feedback), feedback.id],
         )
-    row = db.execute(f"select {COLUMNS} from feedback where id = ?", [feedback.id]).fetchone()
-    return feedback_of(row)
+    return replace(feedback, supersedes=supersedes)
 
 
 def first_of(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedback | None:
@@ -215,14 +215,14 @@ def check_target(db: Database, feedback: Feedback) -> None:
     Raises:
         NotFound: no such completion, or it ended without such a choice.
     """
-    known = db.execute("select 1 from completions where id = ?", [feedback.completion_id]).fetchone()
-    if known is None:
-        raise NotFound(f"no completion {feedback.completion_id!r}", param="completion_id")
-    choice = db.execute(
-        'select 1 from completion_choices where completion_id = ? and "index" = ?',
-        [feedback.completion_id, feedback.choice_index],
+    known, has_choice = db.execute(
+        "select exists (select 1 from completions where id = :id), exists "
+        '(select 1 from completion_choices where completion_id = :id and "index" = :choice)',
+        {"id": feedback.completion_id, "choice": feedback.choice_index},
     ).fetchone()
-    if choice is None:
+    if not known:
+        raise NotFound(f"no completion {feedback.completion_id!r}", param="completion_id")
+    if not has_choice:
         raise NotFound(
             f"completion {feedback.completion_id!r} has no choice {feedback.choice_index}",
             param="choice_index",

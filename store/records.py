@@ -104,6 +104,17 @@ class Completion:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a vote on an answer is held against: who received it, and which choices it has; none of its words."""
+
+    id: str
+    principal: str
+    adapter: str | None
+    stored: bool
+    choices: tuple[int, ...]
+
+
 class FeedbackKind(StrEnum):
     THUMB = "thumb"
     RATING = "rating"

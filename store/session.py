@@ -2,9 +2,11 @@
 
 One connection writes and checkpoints, ever: SQLite 3.7.0 to 3.51.2 can corrupt a WAL when two connections do.
 Writes queue up; whatever waits is run in one `BEGIN IMMEDIATE` transaction, each piece inside its own savepoint
-(so a failing one takes nobody with it), and committed with one fsync. Callers hear back after the commit.
+(so a failing one takes nobody with it), and committed with one fsync. Callers hear back after the commit: threads
+that wait, and coroutines, of which a whole group wakes its event loop once.
 """
 
+import asyncio
 import contextlib
 import itertools
 import logging
@@ -48,6 +50,10 @@ class Session(Protocol):
         """
         ...
 
+    async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        """`write` for a coroutine: no thread waits meanwhile."""
+        ...
+
 
 def connect_writer(path: Path) -> Database:
     """The one connection that writes. Autocommit mode: transactions are opened by hand."""
@@ -78,13 +84,51 @@ def connect_reader(path: Path) -> sqlite3.Connection:
 
 
 class Job:
-    """One piece of work waiting for its commit."""
+    """One piece of work waiting for its commit. `done`: what a thread waits for, or a coroutine.
 
-    def __init__(self, work: Work, marks: frozenset[str], *, alone: bool = False) -> None:
-        self.work, self.marks, self.alone = work, marks, alone
-        self.done: Future[Any] = Future()
+    `alone`: outside any transaction, as VACUUM wants it.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        marks: frozenset[str],
+        done: "Future[Any] | asyncio.Future[Any]",
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.work, self.marks, self.done, self.alone = work, marks, done, alone
+        self.loop = done.get_loop() if isinstance(done, asyncio.Future) else None
         self.value: Any = None
         self.error: BaseException | None = None
+
+    def tell(self) -> None:
+        """Hand out the value or the error. A coroutine's job is told of on its own loop."""
+        if self.done.done():
+            return  # cancelled: whoever asked does not wait any more
+        if self.error is not None:
+            self.done.set_exception(self.error)
+        else:
+            self.done.set_result(self.value)
+
+
+def tell(jobs: Sequence[Job]) -> None:
+    """Hand out what became of jobs: to threads at once, to each event loop with one wake-up."""
+    by_loop: dict[asyncio.AbstractEventLoop | None, list[Job]] = {}
+    for job in jobs:
+        by_loop.setdefault(job.loop, []).append(job)
+    for loop, its in by_loop.items():
+        if loop is None:
+            _tell_each(its)
+        else:
+            # A closed loop takes no calls, and nobody waits on one.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_tell_each, its)
+
+
+def _tell_each(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.tell()
 
 
 class Writer:
@@ -110,14 +154,26 @@ class Writer:
         """
         if threading.current_thread() is self._thread:
             raise HonedError("a write inside a transaction must go through that transaction's own store")
-        job = Job(work, marks, alone=alone)
+        done: Future[T] = Future()
+        self._enqueue(Job(work, marks, done, alone=alone))
+        return done.result()
+
+    async def submit_async(self, work: Callable[[Database], T], marks: frozenset[str]) -> T:
+        """Queue work and wait until it is on disk, as a coroutine. Cancelled, it may be written all the same.
+
+        Raises:
+            HonedError: the store is closed; nothing was written.
+        """
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._enqueue(Job(work, marks, done))
+        return await done
+
+    def _enqueue(self, job: Job) -> None:
         # Under the lock: nothing may queue up behind the thread's last look.
         with self._gate:
             if not self._open:
                 raise HonedError("the store is closed")
             self._queue.put(job)
-        value: T = job.done.result()
-        return value
 
     def close(self) -> None:
         """Commit what is queued, fold the WAL back into the database, close."""
@@ -161,7 +217,8 @@ class Writer:
             while True:
                 job = self._queue.get_nowait()
                 if job is not None:
-                    job.done.set_exception(HonedError("the store is closed"))
+                    job.error = HonedError("the store is closed")
+                    tell([job])
 
     def _commit(self, group: list[Job]) -> None:
         marks = frozenset().union(*(job.marks for job in group))
@@ -175,24 +232,22 @@ class Writer:
         except BaseException as error:  # the disk is full or failing: nobody in the group was written
             log.exception("a group of %d writes failed", len(group))
             for job in group:
-                job.done.set_exception(error)
+                job.error = error
+            tell(group)
             if self.db.conn.in_transaction:
                 self.db.conn.execute("rollback")
             return
         for mark in sorted(marks):
             failpoint(f"{mark}.after_commit")
-        for job in group:
-            if job.error is not None:
-                job.done.set_exception(job.error)
-            else:
-                job.done.set_result(job.value)
+        tell(group)
 
     def _run_alone(self, jobs: list[Job]) -> None:
         for job in jobs:
             try:
-                job.done.set_result(job.work(self.db))
+                job.value = job.work(self.db)
             except Exception as error:
-                job.done.set_exception(error)
+                job.error = error
+            tell([job])
 
     def _run_one(self, job: Job) -> None:
         self.db.conn.execute("savepoint job")
@@ -258,6 +313,9 @@ class Live:
     def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
         return self.writer.submit(work, marks)
 
+    async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        return await self.writer.submit_async(work, marks)
+
 
 class Inside:
     """A session inside one transaction on the writer thread: reads see its own writes."""
@@ -271,6 +329,9 @@ class Inside:
     def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the outer commit is the one that is guarded
         return work(self.db)
 
+    async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        return self.write(work, marks=marks)
+
 
 class ReadOnly:
     """A session that refuses to write."""
@@ -283,3 +344,6 @@ class ReadOnly:
 
     def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the Session protocol
         raise HonedError("this store was opened for reading only")
+
+    async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        return self.write(work, marks=marks)

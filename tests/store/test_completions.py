@@ -6,7 +6,7 @@ import pytest
 
 from store.db import Store
 from store.errors import NotFound
-from store.records import Choice, CompletionStatus, Source
+from store.records import Choice, CompletionStatus, Source, Target
 from tests.store.conftest import completion
 
 
@@ -73,3 +73,12 @@ def test_answers_of_base_are_whole_chats_that_were_kept(store: Store) -> None:
         store.completions.begin(completion(name, **changes))
     assert [one.id for one in store.completions.of_base(limit=9)] == ["second", "first"]
     assert [one.id for one in store.completions.of_base(limit=1)] == ["second"]
+
+
+def test_a_target_says_who_may_vote_on_what_and_no_words(store: Store) -> None:
+    whole = completion("c1", adapter="v000001", stored=False)
+    store.completions.begin(replace(whole, choices=tuple(Choice(n, "text", "stop") for n in (1, 0))))
+    store.completions.begin(completion("c2", choices=()))
+    assert store.completions.target("c1") == Target("c1", whole.principal, "v000001", False, (0, 1))
+    assert store.completions.target("c2") == Target("c2", whole.principal, None, True, ())
+    assert store.completions.target("c3") is None

@@ -1,12 +1,15 @@
 """The writer, transactions, migrations, the lock, and death at any moment."""
 
+import asyncio
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 from sqlite_utils import Database
@@ -16,6 +19,7 @@ from store.errors import AlreadyRunning, HonedError, NotFound, SchemaTooNew
 from store.migrations import MIGRATIONS
 from tests.store.conftest import completion, event
 
+T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 
 
@@ -65,6 +69,102 @@ def test_a_failing_write_takes_none_of_its_group_with_it(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert (store.feedback.count(), len(errors)) == (40, 20)
+
+
+async def cast(store: Store, number: int) -> str:
+    """A vote as a coroutine; every third one is on an answer that does not exist."""
+    one = event(f"f{number}", "nope" if number % 3 == 0 else "c1", principal=f"p{number}")
+    return (await store.atomic_async(lambda tx: tx.feedback.add(one))).id
+
+
+async def held_up(store: Store, work: Callable[[], Awaitable[T]]) -> T:
+    """The writer busy until what coroutines ask of it has queued up."""
+    busy, go_on = threading.Event(), threading.Event()
+
+    def wait(_: Store) -> None:
+        busy.set()
+        assert go_on.wait(30)
+
+    holder = asyncio.create_task(asyncio.to_thread(store.atomic, wait))
+    await asyncio.to_thread(busy.wait, 30)
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    value = await work()
+    await holder
+    return value
+
+
+def test_coroutines_that_wait_together_share_a_commit_and_wake_their_loop_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.completions.begin(completion("c1"))
+    woken = []
+
+    async def votes() -> list[str | BaseException]:
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+
+        def counted(callback: Any, *args: Any, **more: Any) -> Any:
+            woken.append(args)
+            return wake(callback, *args, **more)
+
+        async def cast_all() -> list[str | BaseException]:
+            tasks = [asyncio.create_task(cast(store, number)) for number in range(60)]
+            await asyncio.sleep(0)
+            monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+        return await held_up(store, cast_all)
+
+    told = asyncio.run(votes())
+    assert [str(one) for one in told if isinstance(one, str)] == [f"f{n}" for n in range(60) if n % 3]
+    assert [type(one) for one in told if not isinstance(one, str)] == [NotFound] * 20
+    assert store.feedback.count() == 40
+    assert len([args for args in woken if args and isinstance(args[0], list)]) == 1
+
+
+def test_a_coroutine_that_went_away_takes_nobody_with_it(store: Store) -> None:
+    store.completions.begin(completion("c1"))
+
+    async def votes() -> str:
+        async def cast_two() -> str:
+            gone, stays = (asyncio.create_task(cast(store, number)) for number in (1, 2))
+            await asyncio.sleep(0)
+            gone.cancel()
+            return await stays
+
+        return await held_up(store, cast_two)
+
+    assert asyncio.run(votes()) == "f2"
+    assert store.feedback.known(["f1", "f2"]) == {"f1", "f2"}, "what was queued is written all the same"
+
+
+def test_the_writer_outlives_the_loops_that_asked_it(store: Store) -> None:
+    store.completions.begin(completion("c1"))
+    busy, go_on = threading.Event(), threading.Event()
+
+    def wait(_: Store) -> None:
+        busy.set()
+        assert go_on.wait(30)
+
+    holder = threading.Thread(target=store.atomic, args=(wait,))
+    holder.start()
+    assert busy.wait(30)
+
+    async def leave() -> None:
+        asyncio.create_task(cast(store, 1)).add_done_callback(lambda _: None)
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    go_on.set()
+    holder.join()
+    assert store.feedback.add(event("f2")).id == "f2"
+
+
+def test_a_coroutine_hears_that_the_store_is_closed(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "honed.db")
+    store.close()
+    with pytest.raises(HonedError, match="closed"):
+        asyncio.run(cast(store, 1))
 
 
 def test_a_write_from_inside_a_transaction_through_the_outer_store_is_an_error_not_a_deadlock(
@@ -210,6 +310,7 @@ def test_the_lock_names_who_holds_it(tmp_path: Path) -> None:
 
 
 VOTER = """
+import asyncio
 import sys
 from pathlib import Path
 from store.db import Store
@@ -219,20 +320,27 @@ store = Store.open(Path({path!r}))
 if store.completions.find("c1") is None:
     store.completions.begin(completion("c1"))
 print("ready", flush=True)
+loop = asyncio.new_event_loop()
 for number in range(100000):
-    stored = store.feedback.add(event(f"{run}-{{number}}", principal=f"p{{number}}"))
+    one = event(f"{run}-{{number}}", principal=f"p{{number}}")
+    if {coroutine}:
+        add = store.atomic_async(lambda tx: tx.feedback.add(one), marks=frozenset({{"feedback"}}))
+        stored = loop.run_until_complete(add)
+    else:
+        stored = store.feedback.add(one)
     print(stored.id, flush=True)
 """
 
 
+@pytest.mark.parametrize("coroutine", [False, True])
 @pytest.mark.parametrize("point", [None, "feedback.before_commit", "feedback.after_commit"])
 def test_what_was_acknowledged_before_a_sigkill_is_there_exactly_once(
-    tmp_path: Path, point: str | None
+    tmp_path: Path, point: str | None, coroutine: bool
 ) -> None:
     path = tmp_path / "honed.db"
     acknowledged: list[str] = []
     for run in range(3):
-        code = VOTER.format(root=str(ROOT), path=str(path), run=run)
+        code = VOTER.format(root=str(ROOT), path=str(path), run=run, coroutine=coroutine)
         environment = {**os.environ, **({"HONED_FAILPOINT": point} if point else {})}
         child = subprocess.Popen(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
