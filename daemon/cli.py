@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from daemon.cli_backup import backup, restore
 from daemon.cli_forget import forget
 from daemon.cli_quarantine import quarantined
 from daemon.command import (
@@ -39,7 +40,8 @@ app = typer.Typer(
 judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judges, name="judge")
 app.add_typer(quarantined, name="quarantine")
-app.command()(forget)
+for command in (forget, backup, restore):
+    app.command()(command)
 
 
 @app.command()

@@ -351,3 +351,28 @@ def imported(row: Row) -> str:
     left_out = f", {row['excluded']} of people of whom nothing is kept" if row["excluded"] else ""
     total = f"{row['rows']} rows read: {row['added']} new, {row['known']} there already{left_out}"
     return "\n".join([*lines, total])
+
+
+def backed_up(row: Row) -> str:
+    """What a backup holds."""
+    return f"{row['backup']}: {_holdings(row)}, verified"
+
+
+def restored(row: Row) -> str:
+    """What was put back, and what it cannot know."""
+    taken = when(row["created_at"])
+    return "\n".join(
+        [
+            f"{row['restored']}: {_holdings(row)}, as of {taken}; `honed serve` goes on from there",
+            f"Whoever was forgotten after {taken} is in it again: run `honed forget` for them once more.",
+        ]
+    )
+
+
+def _holdings(row: Row) -> str:
+    counts = row["rows"]
+    return (
+        f"{counts['completions']} answers, {counts['feedback']} events of feedback, "
+        f"{counts['iterations']} iterations, serving {row['active'] or 'base'}; "
+        f"{row['files']} files, {row['bytes'] / 2**20:.1f} MiB"
+    )
