@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.staticfiles import StaticFiles
 
 from api import auth, errors
@@ -12,10 +13,11 @@ from api.config import ApiConfig
 from api.deps import Services, no_queue
 from api.middleware import BodyLimit, RequestContext
 from api.privacy import Privacy
-from api.routes import chat, feedback, health, models, operator, pages
+from api.routes import chat, feedback, health, login, models, operator, ops, pages, steer
 from policies.engine import Engine
 from store.config import PrivacyConfig
 from store.db import Store
+from store.errors import HonedError
 from store.judging import Queue
 
 
@@ -55,7 +57,9 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
     app.state.services = services
     app.state.templates = pages.templates()
     errors.install(app)
-    for room in (chat, models, feedback, operator, health, pages):
+    app.add_exception_handler(HonedError, pages.told)
+    app.add_exception_handler(RequestValidationError, pages.told_invalid)
+    for room in (chat, models, feedback, operator, health, pages, login, ops, steer):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=pages.WEB / "static"), name="static")
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)

@@ -28,6 +28,8 @@ class ApiConfig(BaseModel):
     """Seconds of silence after which a stream carries a comment, so that no proxy gives up on a slow machine."""
     receipt_days: float = Field(default=90.0, gt=0)
     """Days for which `x-honed-receipt` lets a browser vote on the answer it came with."""
+    session_hours: float = Field(default=12.0, gt=0)
+    """Hours for which an operator stays logged in to the pages, where there is a `keys_file`."""
     events_poll_s: float = Field(default=1.0, gt=0)
     """Seconds between two looks at the store for `GET /v1/events`."""
     drain_seconds: int = Field(default=20, ge=1, le=3600)

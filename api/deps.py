@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api import auth, receipts
+from api import auth, receipts, sessions
 from api.auth import Key, Principal, Scope
 from api.config import ApiConfig
 from api.meters import Meters
@@ -68,9 +68,30 @@ async def _given(request: Request) -> Services:
 Given = Annotated[Services, Depends(_given)]
 
 
+def identify(request: Request, *, token: str | None = None) -> Principal:
+    """Who asks: by a key, or by the session of the operators' pages, whose writes carry its token.
+
+    `token`: from a form; scripts send it in a header.
+
+    Raises:
+        Unauthorised: neither, where there are keys.
+        Forbidden: a session writes without its token.
+    """
+    services = services_of(request)
+    if services.keys is None or auth.token_of(request.headers) is not None:
+        return auth.identify(request.headers, services.keys)
+    text = request.cookies.get(sessions.COOKIE)
+    if text is None:
+        return auth.identify(request.headers, services.keys)
+    key = sessions.verify(text, services.keys, services.secret, now=services.clock())
+    if request.method not in sessions.SAFE:
+        sessions.require_token(token or request.headers.get(sessions.HEADER), text, services.secret)
+    return Principal(f"key:{key.name}", key.scopes)
+
+
 def _with_scope(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     async def principal(request: Request) -> Principal:
-        found = auth.identify(request.headers, services_of(request).keys)
+        found = identify(request)
         found.require(scope)
         return found
 

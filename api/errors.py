@@ -12,7 +12,6 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -111,10 +110,6 @@ def describe(problem: Mapping[str, Any]) -> tuple[str, str | None]:
     return f"{param}: {text}", param
 
 
-async def _honed(_: Request, error: Exception) -> JSONResponse:
-    return response(error)
-
-
 async def _http(_: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
@@ -125,15 +120,9 @@ async def _http(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(envelope(str(error.detail), answer), answer.status, error.headers)
 
 
-async def _invalid(_: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, RequestValidationError):
-        raise error
-    message, param = describe(error.errors()[0])
-    return JSONResponse(envelope(message, ANSWERS[errors.Invalid], param), 400)
-
-
 def install(app: FastAPI) -> None:
-    """Give an app the table above. What no handler takes ends in `middleware.RequestContext`, as a 500."""
-    app.add_exception_handler(errors.HonedError, _honed)
+    """Give an app the envelope for what the framework itself refuses; our own errors are told by `routes.pages`.
+
+    What no handler takes ends in `middleware.RequestContext`, as a 500.
+    """
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(RequestValidationError, _invalid)

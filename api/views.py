@@ -36,10 +36,11 @@ def seconds_left(told: Mapping[str, Any], *, now: float) -> float | None:
     began = told.get("began")
     if not began or not told.get("total"):
         return None
-    steps, seconds = told["done"] - began["done"], told["at"] - began["at"]
+    steps, seconds = told["done"] - began["done"], float(told["at"] - began["at"])
     if steps <= 0 or seconds <= 0 or told["done"] >= told["total"]:
         return None
-    return max(0.0, (told["total"] - told["done"]) * seconds / steps - max(0.0, now - told["at"]))
+    left = (told["total"] - told["done"]) * seconds / steps
+    return float(max(0.0, left - max(0.0, now - told["at"])))
 
 
 def progress(told: Mapping[str, Any], *, now: float) -> dict[str, Any]:
@@ -195,6 +196,21 @@ def licence(one: Licence) -> dict[str, Any]:
         **{name: one.measures.get(name) for name in (*shown, "spread", "injection")},
         "reasons": list(one.reasons),
     }
+
+
+def standing_of_all(store: Store) -> str:
+    """Who judges, in a sentence."""
+    if not store.state.get(JUDGING, True):
+        return "Judging is switched off ([judge] enabled): only people's feedback trains."
+    known = judges(store)
+    if not known:
+        return (
+            "The model has not been held against people's opinions yet: nothing it thinks of itself trains."
+        )
+    licensed = [one["scorer"] for one in known if one["licensed"]]
+    if not licensed:
+        return "Nobody holds a licence to judge: only people's feedback trains."
+    return f"Licensed scorers' opinions train beside people's feedback: {', '.join(licensed)}."
 
 
 def standing(one: dict[str, Any]) -> str:

@@ -1,21 +1,24 @@
-"""Two pages: `/` to chat and vote, `/ops` to see what the loop does and to ask it for something.
+"""What every page has in common: templates, headers, errors as pages. And the chat page at `/`.
 
-Everything they need is served from here: no other host, no inline script, and a policy that says so.
+Everything pages need is served from here: no other host, no inline script, and a policy that says so.
 """
 
-import asyncio
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
 from starlette.templating import Jinja2Templates
 
-from api import auth, views
+from api import auth, errors, sessions
 from api.auth import Scope
 from api.deps import Given, Services
 from api.errors import Unauthorised
-from api.routes.operator import status_of
+from store.errors import Invalid
 
 router = APIRouter()
 
@@ -23,9 +26,11 @@ WEB = Path(__file__).parent.parent / "web"
 HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # Not no-referrer: forms would be sent with `Origin: null`, which is refused like any other site's.
+    "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
+OPERATIONS, LOGIN = "/ops", "/ops/login"
 
 
 def moment(seconds: float | None) -> str:
@@ -38,16 +43,39 @@ def fixed(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def brief(value: Any, digits: int = 3) -> str:
+    """A number to so many significant digits, anything else as it is; nothing where nothing was measured."""
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    return "" if value is None else str(value)
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}%"
+
+
+def lasting(seconds: float | None) -> str:
+    """Seconds as people say them: 41 s, 3 min 20 s, 2 h 5 min, 4 d 2 h."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    for unit, size, below, smaller in (("d", 86_400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size} {unit}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s" if whole else "under 1 s"
+
+
 def templates() -> Jinja2Templates:
     made = Jinja2Templates(WEB / "templates")
-    made.env.filters["moment"] = moment
-    made.env.filters["fixed"] = fixed
+    for filter_ in (moment, fixed, brief, percent, lasting):
+        made.env.filters[filter_.__name__] = filter_
     return made
 
 
-def page(request: Request, name: str, shown: dict[str, Any]) -> Response:
+def page(request: Request, name: str, shown: dict[str, Any], *, status: int = 200) -> Response:
     made: Jinja2Templates = request.app.state.templates
-    return made.TemplateResponse(request, name, shown, headers=HEADERS)
+    return made.TemplateResponse(request, name, shown, headers=HEADERS, status_code=status)
 
 
 def require(request: Request, services: Services, scope: Scope) -> None:
@@ -58,32 +86,35 @@ def require(request: Request, services: Services, scope: Scope) -> None:
         raise Unauthorised(str(error), scheme="Basic") from error
 
 
-def operations(services: Services) -> dict[str, Any]:
-    """What the tables of `/ops` show."""
-    store = services.store
-    iterations = []
-    for one in store.iterations.list(limit=25):
-        gates = store.iterations.gates(one.id)
-        kl = store.metrics.get(one.id).get("kl/step_token")
-        iterations.append({**views.iteration(one), "kl": kl, "gates": gates})
-    return {
-        "iterations": iterations,
-        "adapters": [views.adapter(one) for one in store.adapters.list()],
-        "judges": views.judges(store),
-        "judging": store.state.get(views.JUDGING, True),
-        "intents": [views.intent(one) for one in store.intents.recent(8)],
-    }
+async def told(request: Request, error: Exception) -> Response:
+    """An error as people read it under `/ops`, and as OpenAI's envelope elsewhere. No session: to the login."""
+    path = request.url.path
+    if path != OPERATIONS and not path.startswith(f"{OPERATIONS}/"):
+        return errors.response(error)
+    if isinstance(error, Unauthorised) and auth.token_of(request.headers) is None:
+        asked = path + (f"?{request.url.query}" if request.url.query else "")
+        after = "" if path == OPERATIONS or request.method != "GET" else f"?next={quote(asked, safe='/')}"
+        answer = RedirectResponse(LOGIN + after, 303, HEADERS)
+        if sessions.COOKIE in request.cookies:
+            answer.delete_cookie(sessions.COOKIE, path="/")
+        return answer
+    status = errors.answer_for(error).status
+    shown = {"status": HTTPStatus(status).phrase, "message": str(error), "current": "", "who": None}
+    answer_ = page(request, "ops_refused.html", shown, status=status)
+    if isinstance(error, Unauthorised):
+        answer_.headers["www-authenticate"] = f'{error.scheme} realm="honed"'
+    return answer_
+
+
+async def told_invalid(request: Request, error: Exception) -> Response:
+    """The same for a path or a query that cannot be read."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    message, param = errors.describe(error.errors()[0])
+    return await told(request, Invalid(message, param=param))
 
 
 @router.get("/", include_in_schema=False)
 async def chat_page(request: Request, services: Given) -> Response:
     require(request, services, "chat")
     return page(request, "chat.html", {})
-
-
-@router.get("/ops", include_in_schema=False)
-async def operations_page(request: Request, services: Given) -> Response:
-    require(request, services, "operate")
-    tables = await asyncio.to_thread(operations, services)
-    shown = {"status": await status_of(services), **tables}
-    return page(request, "ops.html", shown)

@@ -203,18 +203,12 @@ def test_the_operations_page_shows_the_history_and_escapes_it(
     store.state.set(
         "schedule", {"waiting_for": ["12 more votes"], "next_at": None, "new_feedback": 4, "min_feedback": 16}
     )
-    text = client.get("/ops").text
-    for shown in (
-        "it0001-aaaaaaaa",
-        "0.123",
-        "kl/base_token: fail",
-        "KL over budget",
-        "tired",
-        "12 more votes",
-    ):
-        assert shown in text
-    assert "<b>manual" not in text and "&lt;b&gt;manual" in text
-    assert 'data-kind="pause"' in text and 'data-version="it0002-bbbbbbbb"' in text
+    now, detail = client.get("/ops").text, client.get(f"/ops/iterations/{begun.id}").text
+    for shown in ("it0001-aaaaaaaa", "tired", "12 more votes", "/ops/act/pause"):
+        assert shown in now
+    assert "0.123" in client.get("/ops/iterations").text and "KL over budget" in detail
+    assert "<b>manual" not in detail and "&lt;b&gt;manual" in detail
+    assert "/ops/promote?version=it0002-bbbbbbbb" in client.get("/ops/adapters").text
 
 
 @pytest.mark.parametrize("headers", [{"host": "["}, {"origin": "http://["}, {"origin": "null"}])

@@ -132,8 +132,8 @@ def test_a_key_may_come_as_the_password_of_http_basic() -> None:
     assert token_of({"authorization": "Basic YW5uOmFubi1rZXk="}) == "ann-key"
 
 
-def test_pages_make_the_browser_ask_for_the_key(keyed: TestClient) -> None:
-    response = keyed.get("/ops")
+def test_the_chat_page_makes_the_browser_ask_for_the_key(keyed: TestClient) -> None:
+    response = keyed.get("/")
     assert response.status_code == 401 and response.headers["www-authenticate"].startswith("Basic")
     assert keyed.get("/ops", auth=("any", "op-key")).status_code == 200
     assert keyed.get("/", auth=("any", "op-key")).status_code == 403

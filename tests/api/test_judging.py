@@ -63,8 +63,8 @@ def test_status_and_metrics_say_who_may_judge(client: TestClient, judged: int) -
 
 
 def test_the_page_tells_it_plainly(client: TestClient, store: Store, judged: int) -> None:
-    page = client.get("/ops").text
-    assert "Licensed scorers&#39; opinions train" in page or "Licensed scorers' opinions train" in page
+    page = client.get("/ops/judges").text
+    assert "Licensed scorers&#39; opinions train beside" in page and "relevance" in page
     assert "0.76" in page and "(0.70 to 0.82)" in page and "too few human labels: 3" in page
     later = store.iterations.begin(trigger="t", incumbent=None, config={}).id
     store.judgements.set_licences(later, [licence_of(later, "relevance", licensed=False, labels=3)])

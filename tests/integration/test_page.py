@@ -1,4 +1,4 @@
-"""The pages in a real browser, served by a real service: chat, vote, reload, retry, roll back."""
+"""The chat page in a real browser, served by a real service: chat, vote, reload, retry."""
 
 import shutil
 import sqlite3
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from tests.integration.service import Service, chat_and_vote, finished_iteration, running, wait_until
+from tests.integration.service import Service, running
 
 pytestmark = pytest.mark.slow
 
@@ -109,68 +109,3 @@ def test_nothing_is_wider_than_a_phone(service: Service, page: Page) -> None:
     for path in ("/", "/ops"):
         page.goto(url(service) + path)
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-
-def test_an_operator_compares_two_answers_side_by_side(service: Service, page: Page) -> None:
-    client = service.client
-    assert client is not None
-    for number in range(3):
-        body = {"model": "honed", "n": 2, "temperature": 1.5, "max_tokens": 12,
-                "messages": [{"role": "user", "content": f"pair {number}"}]}  # fmt: skip
-        client.post("/v1/chat/completions", body)
-    offered = client.get("/v1/operator/queue?limit=50")["data"]
-    assert len(offered) >= 3
-    page.goto(url(service) + "/ops")
-    page.get_by_role("button", name="Compare answers").click()
-    expect(page.locator("#left")).to_have_text(offered[0]["left"]["text"])
-    expect(page.locator("#right")).to_have_text(offered[0]["right"]["text"])
-    for number, side in enumerate(("Left", "Right", "Same"), start=1):
-        page.get_by_role("button", name=side, exact=True).click()
-        expect(page.locator("#compared")).to_contain_text(f"{number} given.")
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-
-    def written() -> list[tuple[str, str, int, int]]:
-        with sqlite3.connect(service.state / "honed.db") as connection:
-            rows = connection.execute(
-                "select completion_id, other_id, choice_index, same from labels"
-            ).fetchall()
-        connection.close()
-        return rows
-
-    labels = wait_until(lambda: rows if len(rows := written()) == 3 else None)
-    first = next(row for row in labels if row[0] == offered[0]["left"]["completion_id"])
-    assert (first[2], first[3]) == (offered[0]["left"]["choice_index"], 0)
-    assert sum(row[3] for row in labels) == 1
-    assert offered[0]["id"] not in {item["id"] for item in client.get("/v1/operator/queue?limit=50")["data"]}
-
-
-def test_an_operator_trains_and_rolls_back_from_the_page(service: Service, page: Page) -> None:
-    client = service.client
-    assert client is not None
-    chat_and_vote(client, 16)
-    page.on("dialog", lambda dialog: dialog.accept("from the page"))
-    page.goto(url(service) + "/ops")
-    expect(page.locator("#serving")).to_have_text("base")
-    page.get_by_role("button", name="Train now").click()
-    ended = wait_until(lambda: finished_iteration(client, 1))
-    assert ended["stage"] == "active", ended
-    page.goto(url(service) + "/ops")
-    expect(page.locator("#serving")).to_have_text(ended["candidate"])
-    page.goto(url(service))
-    ask(page, "who answers?")
-    expect(page.locator("article.assistant .version").last).to_have_text(ended["candidate"])
-    page.goto(url(service) + "/ops")
-    expect(page.locator("#quarantined")).to_have_text("empty")
-    page.get_by_role("checkbox", name="quarantine").check()
-    page.get_by_role("button", name="Roll back", exact=True).click()
-    wait_until(lambda: client.get("/v1/status")["serving"]["version"] == "base")
-    held = client.get("/v1/status")["quarantined"]
-    examples = client.get("/v1/iterations/1")["examples"]
-    assert held == len({row["feedback_id"] for row in examples if row["split"] == "train"}) > 0
-    page.goto(url(service) + "/ops")
-    expect(page.locator("#quarantined")).to_contain_text(f"{held} events")
-    page.get_by_role("button", name="Release all").click()
-    wait_until(lambda: client.get("/v1/status")["quarantined"] == 0)
-    page.goto(url(service))
-    ask(page, "and now?")
-    expect(page.locator("article.assistant .version").last).to_have_text("base")

@@ -1,5 +1,7 @@
-// Labelling from the operations page: two answers side by side, and a label for what the operator says of them.
+// Labelling: two answers side by side, and a label for what the operator says of them.
 
+// An operator who logged in proves with it that a write comes from a page of ours.
+const token = document.querySelector('meta[name="honed-csrf"]')?.content ?? "";
 const told = document.getElementById("compared");
 const pair = document.getElementById("pair");
 let waiting = [];
@@ -33,7 +35,7 @@ async function answer(side) {
   const [one, other] = side === "right" ? [right, left] : [left, right];
   await json(await fetch("/v1/operator/label", {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", "x-honed-csrf": token },
     body: JSON.stringify({
       completion_id: one.completion_id, choice_index: one.choice_index,
       over: other.completion_id, over_index: other.choice_index,
