@@ -2,16 +2,17 @@
 
 A real service process, whose engine answers nobody here, on a database on disk that already holds answers. Clients
 on kept-alive connections each send one vote after the other, new ones only; a 201 comes after the commit that carries
-the vote. When time is up the service is killed with SIGKILL in the middle of it all, and every vote that was answered
-with 201 is looked for in the database. Clients and service share the machine's cores, so the CPU time that each of
-them takes per vote is told, too: a busy machine changes that least. `fsync_ms` is what one write costs the disk, by
-itself, before anybody votes. Prints a table and writes benchmarks/results/feedback.json.
+the vote. In the last and busiest turn the service is killed with SIGKILL in the middle of it all, and every vote that
+was ever answered with 201 is looked for in the database. Clients and service share the machine's cores, so the CPU
+time that each of them takes per vote is told, too: a busy machine changes that least. `fsync_ms` is what one write
+costs the disk, by itself, before anybody votes. Prints a table and writes benchmarks/results/feedback.json.
 
     python -m benchmarks.bench_feedback
 """
 
 import argparse
 import json
+import logging
 import os
 import re
 import selectors
@@ -20,6 +21,7 @@ import socket
 import statistics
 import tempfile
 import time
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ FLOOR = 1000.0
 ANSWERS = 2000
 #: The principal of an open service for somebody who sends no key.
 WHO = "local"
+log = logging.getLogger(__name__)
 LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
@@ -85,10 +88,10 @@ def fill(path: Path) -> None:
 class Client:
     """One kept-alive connection that sends a vote, waits for its answer, and sends the next; new votes only."""
 
-    def __init__(self, address: tuple[str, int], number: int) -> None:
+    def __init__(self, address: tuple[str, int], name: str) -> None:
         self.socket = socket.create_connection(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.number, self.count = number, 0
+        self.prefix, self.count = name, 0
         self.head = (
             f"POST /v1/feedback HTTP/1.1\r\nHost: {address[0]}:{address[1]}\r\n"
             "Content-Type: application/json\r\nContent-Length: "
@@ -97,8 +100,8 @@ class Client:
 
     def send(self) -> None:
         """The next vote, in one write."""
-        self.name = f"v{self.number}-{self.count}"
-        answer = (self.number * 7919 + self.count) % ANSWERS
+        self.name = f"{self.prefix}-{self.count}"
+        answer = zlib.crc32(self.name.encode()) % ANSWERS
         value = "true" if self.count % 3 else "false"
         body = f'{{"id":"{self.name}","completion_id":"chatcmpl-{answer}","kind":"thumb","value":{value}}}'
         self.count, self.got, self.began = self.count + 1, b"", time.perf_counter()
@@ -123,8 +126,8 @@ class Client:
         return (int(head[9:12]), body) if len(body) >= int(length[1]) else None
 
 
-def storm(url: str, pid: int, *, clients: int, seconds: float) -> Tally:
-    """All clients for so many seconds, then SIGKILL with a vote of each under way.
+def storm(url: str, pid: int, *, clients: int, seconds: float, kill: bool) -> Tally:
+    """All clients for so many seconds; `kill`: then SIGKILL, with a vote of each under way.
 
     One thread and one selector for all of them, since it shares the cores with what it measures.
     """
@@ -132,7 +135,7 @@ def storm(url: str, pid: int, *, clients: int, seconds: float) -> Tally:
     address = parts.hostname or "", parts.port or 0
     tally, selector = Tally(), selectors.DefaultSelector()
     for number in range(clients):
-        client = Client(address, number)
+        client = Client(address, f"v{clients}-{number}")
         selector.register(client.socket, selectors.EVENT_READ, client)
         client.send()
     began, used, own = time.perf_counter(), cpu_seconds(pid), time.process_time()
@@ -141,14 +144,18 @@ def storm(url: str, pid: int, *, clients: int, seconds: float) -> Tally:
     tally.took, tally.own = time.perf_counter() - began, time.process_time() - own
     now = cpu_seconds(pid)
     tally.user, tally.system, tally.measured = now[0] - used[0], now[1] - used[1], len(tally.seconds)
-    os.kill(pid, signal.SIGKILL)
+    if kill:
+        os.kill(pid, signal.SIGKILL)
     while selector.get_map():
-        exchange(selector, tally, timeout=10.0)
+        exchange(selector, tally, timeout=10.0, more=False)
     return tally
 
 
-def exchange(selector: selectors.BaseSelector, tally: Tally, *, timeout: float) -> None:
-    """Take the answers that have come, and send the next votes; leave out whoever's connection is gone."""
+def exchange(selector: selectors.BaseSelector, tally: Tally, *, timeout: float, more: bool = True) -> None:
+    """Take the answers that have come; send the next votes (`more`), or be done with that client.
+
+    A connection that is gone is left out.
+    """
     for key, _ in selector.select(timeout):
         client: Client = key.data
         try:
@@ -160,10 +167,13 @@ def exchange(selector: selectors.BaseSelector, tally: Tally, *, timeout: float) 
                 tally.seconds.append(time.perf_counter() - client.began)
             else:
                 tally.refused.append(f"{answer[0]}: {answer[1][:200].decode(errors='replace')}")
-            client.send()
-        except OSError:  # killed, as planned
-            selector.unregister(client.socket)
-            client.socket.close()
+            if more:
+                client.send()
+                continue
+        except OSError:
+            log.debug("%s: the service is gone", client.name)  # killed, as planned
+        selector.unregister(client.socket)
+        client.socket.close()
 
 
 def cpu_seconds(pid: int) -> tuple[float, float]:
@@ -193,21 +203,33 @@ def missing(path: Path, stored: list[str]) -> list[str]:
     return [name for name in stored if name not in known]
 
 
-def turn(folder: Path, *, clients: int, seconds: float) -> dict[str, Any]:
-    """One service from start to kill."""
+def measure(folder: Path, *, clients: list[int], seconds: float) -> dict[str, Any]:
+    """One service from start to kill, with so many clients in turn."""
     fill(folder / DATABASE)
     disk = fsync_ms(folder)
     # An iteration would start after 32 votes, and share the cores.
     settings = {"HONED_POLICIES__ENGINE__KIND": "fake", "HONED_DAEMON__SCHEDULE__ENABLED": "false"}
+    stored: list[str] = []
+    rows = []
     with service(folder, **settings) as client:
         pid = json.loads((folder / SERVICE).read_text())["pid"]
-        client.get("/v1/status")
-        tally = storm(client.url, pid, clients=clients, seconds=seconds)
+        for number in clients:
+            last = number == clients[-1]
+            tally = storm(client.url, pid, clients=number, seconds=seconds, kill=last)
+            stored += tally.stored
+            rows.append(row_of(number, tally))
+            print(line(rows[-1]), flush=True)
+    lost = missing(folder / DATABASE, stored)
+    return {"fsync_ms": round(disk, 2), "acknowledged": len(stored), "lost": len(lost), "clients": rows}
+
+
+def row_of(clients: int, tally: Tally) -> dict[str, Any]:
+    """What one turn showed. `service_alone_per_second`: what its CPU time would allow on one core of its own."""
     votes = tally.measured
     if votes < 2:
         raise HonedError(f"hardly a vote was answered: {tally.refused[:3]}")
-    lost = missing(folder / DATABASE, tally.stored)
     cuts = statistics.quantiles(tally.seconds[:votes], n=100)
+    cpu = 1000 * (tally.user + tally.system) / votes
     return {
         "clients": clients,
         "seconds": round(tally.took, 2),
@@ -218,10 +240,9 @@ def turn(folder: Path, *, clients: int, seconds: float) -> dict[str, Any]:
             "user": round(1000 * tally.user / votes, 3),
             "system": round(1000 * tally.system / votes, 3),
         },
+        "service_alone_per_second": round(1000 / cpu, 1) if cpu else None,
         "clients_cpu_ms_per_vote": round(1000 * tally.own / votes, 3),
-        "fsync_ms": round(disk, 2),
-        "acknowledged": len(tally.stored),
-        "lost": len(lost),
+        "load": round(os.getloadavg()[0], 1),
         "refused": tally.refused[:5],
     }
 
@@ -231,8 +252,7 @@ def line(row: dict[str, Any]) -> str:
     return (
         f"{row['clients']:4} clients {row['votes_per_second']:8.1f} votes/s, median {latency['p50']:6.1f} ms, p99 "
         f"{latency['p99']:6.1f} ms, CPU a vote {cpu['user']:.2f} + {cpu['system']:.2f} ms and clients' "
-        f"{row['clients_cpu_ms_per_vote']:.2f} ms; fsync {row['fsync_ms']:.1f} ms; "
-        f"{row['acknowledged']} acknowledged, {row['lost']} lost"
+        f"{row['clients_cpu_ms_per_vote']:.2f} ms; load {row['load']}"
     )
 
 
@@ -247,17 +267,13 @@ def main() -> None:
         "--folder", type=Path, help="where databases are made; on the disk that is to be measured"
     )
     chosen = parser.parse_args()
-    rows = []
-    for clients in chosen.clients:
-        with tempfile.TemporaryDirectory(prefix="honed-bench-", dir=chosen.folder) as folder:
-            rows.append(turn(Path(folder), clients=clients, seconds=chosen.seconds))
-        row = rows[-1]
-        print(line(row), flush=True)
-    best = max(row["votes_per_second"] for row in rows)
-    load = os.getloadavg()[0]
-    figures = {"cores": os.cpu_count(), "load": round(load, 1), "floor": FLOOR, "best": best, "clients": rows}
+    with tempfile.TemporaryDirectory(prefix="honed-bench-", dir=chosen.folder) as folder:
+        figures = measure(Path(folder), clients=chosen.clients, seconds=chosen.seconds)
+    print(f"{figures['acknowledged']} acknowledged, {figures['lost']} lost; fsync {figures['fsync_ms']} ms")
+    best = max(row["votes_per_second"] for row in figures["clients"])
+    figures = {"cores": os.cpu_count(), "floor": FLOOR, "best": best, **figures}
     RESULTS.write_text(json.dumps(figures, indent=2) + "\n")
-    sound = not any(row["lost"] or row["refused"] for row in rows)
+    sound = not figures["lost"] and not any(row["refused"] for row in figures["clients"])
     raise SystemExit(0 if best >= FLOOR and sound else 1)
 
 

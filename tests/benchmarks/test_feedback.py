@@ -15,7 +15,7 @@ HEAD = b"HTTP/1.1 201 Created\r\nContent-Length: 11\r\n\r\n"
 def pair() -> Iterator[tuple[Client, socket.socket]]:
     """A client that has sent its first vote, and the service's end of its connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        client = Client(server.getsockname()[:2], 3)
+        client = Client(server.getsockname()[:2], "v3")
         service, _ = server.accept()
         client.send()
         with service, client.socket:

@@ -1,0 +1,59 @@
+"""What the service does around the loop: its socket, and the garbage collector's share."""
+
+import asyncio
+import gc
+import socket
+import weakref
+from pathlib import Path
+
+from daemon.config import Config
+from daemon.serve import bind, runtime_of
+from store.db import Store
+
+
+def test_pieces_of_an_answer_are_sent_at_once() -> None:
+    config = Config.model_validate({"api": {"port": 0}})
+
+    async def accepted() -> int:
+        told: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            told.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = bind(config)
+        async with await asyncio.start_server(connected, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname()[:2])
+            no_delay = await asyncio.wait_for(told, 10)
+            writer.close()
+        return no_delay
+
+    assert asyncio.run(accepted())
+
+
+class Loaded:
+    """Something that is loaded later and refers to itself, as modules with hooks do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_what_the_start_made_is_spared_and_what_comes_later_is_collected(
+    tmp_path: Path, store: Store
+) -> None:
+    config = Config.model_validate(
+        {"policies": {"engine": {"kind": "fake"}}, "store": {"directory": tmp_path}}
+    )
+
+    async def started() -> tuple[int, bool]:
+        async with runtime_of(config, store):
+            later = weakref.ref(Loaded())
+            gc.collect()
+            return gc.get_freeze_count(), later() is None
+
+    try:
+        frozen, collected = asyncio.run(started())
+    finally:
+        gc.unfreeze()
+    assert frozen > 10_000 and collected
