@@ -9,8 +9,9 @@ import base64
 import binascii
 import hashlib
 import hmac
+import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +20,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.errors import Unauthorised
-from store.errors import ConfigError, Forbidden
+from store.errors import ConfigError, Forbidden, Invalid
+from store.files import write_durably
 
 Scope = Literal["chat", "feedback", "operate"]
 SCOPES: frozenset[Scope] = frozenset(("chat", "feedback", "operate"))
@@ -48,6 +50,8 @@ class Key(BaseModel):
     """Hex digest of the key: `printf %s KEY | sha256sum`."""
     scopes: frozenset[Scope] = Field(min_length=1)
     """What it opens: chat, feedback, operate."""
+    requests_per_minute: int | None = Field(default=None, ge=0)
+    """Instead of `api.requests_per_minute`; 0: any number."""
 
 
 class KeysFile(BaseModel):
@@ -73,6 +77,37 @@ def load_keys(path: Path) -> tuple[Key, ...]:
     if len({key.name for key in keys}) < len(keys):
         raise ConfigError(f"{path}: two keys have the same name", param="api.keys_file")
     return keys
+
+
+def add_key(path: Path, name: str, scopes: Collection[str], *, requests_per_minute: int | None = None) -> str:
+    """Make a key and add its digest to a keys file, which is made if need be. Returns the key; nothing keeps it.
+
+    Raises:
+        Invalid: the name or a scope is not allowed, or the name is taken.
+        ConfigError: the file cannot be read or written.
+    """
+    made = f"honed-{secrets.token_urlsafe(32)}"
+    values = {"name": name, "sha256": hashlib.sha256(made.encode()).hexdigest(), "scopes": frozenset(scopes)}
+    try:
+        key = Key.model_validate({**values, "requests_per_minute": requests_per_minute})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Invalid(f"{first['loc'][0]}: {first['msg']}", param=str(first["loc"][0])) from error
+    known = load_keys(path) if path.exists() else ()
+    if any(one.name == name for one in known):
+        raise Invalid(f"{path} has a key of {name} already; take it out first", param="name")
+    table = f'[[key]]\nname = "{key.name}"\nsha256 = "{key.sha256}"\nscopes = {sorted(key.scopes)}\n'.replace(
+        "'", '"'
+    )
+    if requests_per_minute is not None:
+        table += f"requests_per_minute = {requests_per_minute}\n"
+    try:
+        before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if known else ""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(path, before + table, mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", param="api.keys_file") from error
+    return made
 
 
 def find_key(keys: tuple[Key, ...], token: str) -> Key | None:

@@ -14,6 +14,9 @@ class ApiConfig(BaseModel):
     """Port to listen on; 0 lets the system choose."""
     keys_file: Path | None = None
     """TOML file of `[[key]]` tables (name, sha256, scopes). Absent: open mode, everyone has every scope."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """Requests that each key (in open mode, each name) may make in a minute, ten seconds' worth of them at once; more
+    are 429 with Retry-After. 0: any number. A key's own `requests_per_minute` goes before this one."""
     max_tokens: int = Field(default=160, ge=1, le=131_072)
     """Longest answer, in tokens, where a request does not say."""
     temperature: float = Field(default=0.7, ge=0, le=2)

@@ -9,6 +9,8 @@ from fastapi import Depends, Request
 from api import auth, receipts, sessions
 from api.auth import Key, Principal, Scope
 from api.config import ApiConfig
+from api.errors import TooMany
+from api.limits import Limiter
 from api.meters import Meters
 from api.privacy import Privacy
 from policies.engine import Engine
@@ -41,11 +43,26 @@ class Services:
     privacy: Privacy = field(default_factory=lambda: Privacy.of(PrivacyConfig()))
 
     queue: Callable[[int], Queue] = no_queue
+    limiter: Limiter = field(default_factory=Limiter)
 
     async def open_versions(self) -> frozenset[str]:
         """Versions that may answer now."""
         resident = frozenset(await self.engine.resident())
         return resident if self.attested is None else resident & frozenset(self.attested)
+
+    def admit(self, principal: Principal) -> None:
+        """Count a request.
+
+        Raises:
+            TooMany: somebody asks more often than they may.
+        """
+        own = next(
+            (key.requests_per_minute for key in self.keys or () if principal.name == f"key:{key.name}"), None
+        )
+        allowed = self.settings.requests_per_minute if own is None else own
+        wait = self.limiter.wait(principal.name, per_minute=allowed, now=self.clock())
+        if wait:
+            raise TooMany(f"{principal.name} may make {allowed} requests a minute", retry_after=wait)
 
     def receipt(self, completion: Completion) -> str:
         expires = completion.created_at + self.settings.receipt_days * 86_400
@@ -93,6 +110,7 @@ def _with_scope(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
     async def principal(request: Request) -> Principal:
         found = identify(request)
         found.require(scope)
+        services_of(request).admit(found)
         return found
 
     return principal
@@ -116,9 +134,12 @@ async def _voter(request: Request) -> Voter:
     if text is None:
         principal = auth.identify(request.headers, services.keys)
         principal.require("feedback")
+        services.admit(principal)
         return Voter(principal)
     receipt = receipts.verify(text, services.secret, now=services.clock())
-    return Voter(Principal(receipt.principal, frozenset({"feedback"})), receipt.completion_id)
+    holder = Principal(receipt.principal, frozenset({"feedback"}))
+    services.admit(holder)
+    return Voter(holder, receipt.completion_id)
 
 
 Votes = Annotated[Voter, Depends(_voter)]

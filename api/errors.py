@@ -28,6 +28,14 @@ class Unauthorised(errors.HonedError):
         self.scheme = scheme
 
 
+class TooMany(errors.HonedError):
+    """A key asks more often than it may; `retry_after` in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """How an error class is told to a client."""
@@ -45,6 +53,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     errors.NotFound: Answer(404, "invalid_request_error", "not_found"),
     errors.Conflict: Answer(422, "invalid_request_error", "idempotency_conflict"),
     errors.RefusedByGate: Answer(422, "invalid_request_error", "refused_by_gate"),
+    TooMany: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.EngineBusy: Answer(429, "rate_limit_error", "engine_busy"),
     errors.EngineUnavailable: Answer(503, "service_unavailable_error", "engine_unavailable"),
     errors.EngineError: Answer(500, "server_error", "engine_error"),
@@ -81,7 +90,7 @@ def payload(error: Exception) -> dict[str, Any]:
 
 def response(error: Exception) -> JSONResponse:
     headers: dict[str, str] = {}
-    if isinstance(error, (errors.EngineBusy, errors.EngineUnavailable)):
+    if isinstance(error, (TooMany, errors.EngineBusy, errors.EngineUnavailable)):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, Unauthorised):

@@ -13,6 +13,7 @@ import typer
 
 from daemon.cli_backup import backup, restore
 from daemon.cli_forget import forget
+from daemon.cli_key import key
 from daemon.cli_quarantine import quarantined
 from daemon.command import (
     ConfigOption,
@@ -40,7 +41,7 @@ app = typer.Typer(
 judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judges, name="judge")
 app.add_typer(quarantined, name="quarantine")
-for command in (forget, backup, restore):
+for command in (forget, backup, restore, key):
     app.command()(command)
 
 

@@ -1,6 +1,7 @@
 """Keys, scopes, receipts and strangers."""
 
 import hashlib
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from api.app import create_app
-from api.auth import identify, load_keys, token_of
+from api.auth import add_key, identify, load_keys, token_of
 from api.config import ApiConfig
 from api.errors import Unauthorised
 from api.receipts import Receipt, sign, verify
 from policies.fake_engine import FakeEngine
 from store.db import Store
-from store.errors import ConfigError
+from store.errors import ConfigError, Invalid
 from tests.api.conftest import NOW, SECRET, URL, ask, error_of
 from tests.clock import Clock
 
@@ -169,3 +170,37 @@ def test_an_open_service_on_loopback_answers_to_loopback_names_only(client: Test
 def test_pages_of_other_sites_may_not_write(client: TestClient) -> None:
     error_of(ask(client, headers={"Origin": "http://evil.example"}), 403)
     assert ask(client, headers={"Origin": URL}).status_code == 200
+
+
+def test_a_key_that_was_made_opens_what_it_says_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "keys.toml"
+    ann = add_key(file, "ann", ["chat"])
+    bob = add_key(file, "bob", ["operate", "chat"], requests_per_minute=30)
+    assert ann not in file.read_text() and bob not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    keys = load_keys(file)
+    assert [(key.name, key.scopes, key.requests_per_minute) for key in keys] == [
+        ("ann", {"chat"}, None),
+        ("bob", {"operate", "chat"}, 30),
+    ]
+    assert identify({"authorization": f"Bearer {bob}"}, keys).name == "key:bob"
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "said"),
+    [
+        ("ann", ["chat"], "already"),
+        ("no space", ["chat"], "name"),
+        ("bob", ["all"], "scopes"),
+        ("bob", [], "scopes"),
+    ],
+)
+def test_a_key_that_may_not_be_made_leaves_the_file_alone(
+    tmp_path: Path, name: str, scopes: list[str], said: str
+) -> None:
+    file = tmp_path / "keys.toml"
+    add_key(file, "ann", ["chat"])
+    before = file.read_text()
+    with pytest.raises(Invalid, match=said):
+        add_key(file, name, scopes)
+    assert file.read_text() == before
