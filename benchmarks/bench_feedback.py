@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64, 128])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 16, 64, 128, 192])
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument(
         "--folder", type=Path, help="where databases are made; on the disk that is to be measured"
