@@ -1,10 +1,10 @@
 """What operators should look at, from the audit log: moves that nobody asked for, and work that came to nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from store.db import Store
-from store.records import AuditEntry
+from store.records import AdapterStatus, AuditEntry
 
 #: Action -> whether something went wrong (bad), or somebody has to decide (wait).
 LOOKS = {
@@ -49,14 +49,15 @@ def page_of(entry: AuditEntry) -> str | None:
     return None
 
 
-def alerts_of(entries: Sequence[AuditEntry]) -> list[Alert]:
-    """What of the log is an alert, in its order."""
+def alerts_of(entries: Sequence[AuditEntry], held: Collection[str]) -> list[Alert]:
+    """What of the log is an alert, in its order. `held`: versions that wait for a person now; others need none."""
     return [
         Alert(one.at, LOOKS[one.action], one.action, one.subject, one.actor, one.reason, page_of(one))
         for one in entries
-        if one.action in LOOKS
+        if one.action in LOOKS and (one.action != "hold" or one.subject in held)
     ]
 
 
 def latest(store: Store, limit: int = 6) -> list[Alert]:
-    return alerts_of(store.audit.list(limit, actions=sorted(LOOKS)))
+    held = {one.version for one in store.adapters.list() if one.status is AdapterStatus.HELD}
+    return alerts_of(store.audit.list(4 * limit, actions=sorted(LOOKS)), held)[:limit]

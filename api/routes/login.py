@@ -84,7 +84,10 @@ async def login(request: Request, services: Given) -> Response:
 
 
 @router.post("/ops/logout", include_in_schema=False)
-async def logout(request: Request) -> Response:  # noqa: ARG001 - as routes are
+async def logout(request: Request, services: Given) -> Response:
+    """Also of a session that has ended; its token is made from the cookie all the same."""
+    fields = await fields_of(request)
+    sessions.require_token(fields.get("csrf"), request.cookies.get(sessions.COOKIE), services.secret)
     answer = RedirectResponse(LOGIN, 303, HEADERS)
     answer.delete_cookie(sessions.COOKIE, path="/", httponly=True, samesite="strict")
     return answer

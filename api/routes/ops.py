@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -111,14 +111,14 @@ async def feedback(
     desk: AtDesk,
     limit: Few = 30,
     before: Annotated[str | None, Query(max_length=128)] = None,
-    kind: Annotated[FeedbackKind | None, Query()] = None,
+    kind: Annotated[FeedbackKind | Literal[""], Query()] = "",
 ) -> Response:
     store = desk.services.store
-    rows = await desk.read(lambda: board.stream(store, limit=limit + 1, before=before, kind=kind))
+    rows = await desk.read(lambda: board.stream(store, limit=limit + 1, before=before, kind=kind or None))
     shown = {
         "rows": rows[:limit],
         "more": len(rows) > limit,
-        "kind": kind.value if kind else "",
+        "kind": str(kind),
         "kinds": [one.value for one in FeedbackKind],
         "held": await desk.read(lambda: board.quarantine(store)),
     }

@@ -241,6 +241,7 @@ def test_feedback_is_a_stream_that_can_be_narrowed(client: TestClient, past: Sto
     )
     page = client.get("/ops/feedback?kind=comment").text
     assert "Could be shorter." in page and "thumb up" not in page
+    assert "thumb up" in client.get("/ops/feedback?kind=").text
     first = client.get("/ops/feedback?limit=2").text
     older = re.search(r'href="(/ops/feedback\?before=[^"]+)"', first)
     assert older is not None and "Could be shorter." not in client.get(older[1]).text

@@ -95,9 +95,12 @@ def test_a_session_ends_by_itself_and_by_logging_out(keyed: TestClient, clock: C
     gone = keyed.get("/ops")
     assert gone.headers["location"] == "/ops/login" and 'honed_session=""' in gone.headers["set-cookie"]
     log_in(keyed)
+    fields = {"csrf": token_on(keyed)}
+    assert keyed.post("/ops/logout", data={"csrf": "no"}).status_code == 403
     assert keyed.get("/ops").status_code == 200
-    keyed.post("/ops/logout")
-    assert keyed.get("/ops").status_code == 303
+    clock.now += 3601
+    assert keyed.post("/ops/logout", data=fields).headers["location"] == "/ops/login"
+    assert "honed_session" not in keyed.cookies
 
 
 def test_a_session_reads_the_api_and_writes_only_with_its_token(keyed: TestClient, store: Store) -> None:

@@ -48,12 +48,14 @@ function lasting(seconds) {
 
 function show(told) {
   for (const box of document.querySelectorAll(`[data-progress="${told.iteration}"]`)) {
+    const counted = told.total > 1;
     const left = told.seconds_left === null ? "" : `, about ${lasting(told.seconds_left)} left`;
     box.hidden = false;
-    box.querySelector("[data-words]").textContent = `${told.phase}: ${told.done} of ${told.total}${left}`;
+    box.querySelector("[data-words]").textContent = told.phase + (counted ? `: ${told.done} of ${told.total}${left}` : "");
     const bar = box.querySelector("progress");
     bar.max = told.total || 1;
-    bar.value = told.done;
+    // One step that is not done yet has no share to show.
+    if (counted) bar.value = told.done; else bar.removeAttribute("value");
   }
 }
 
