@@ -28,6 +28,7 @@ from daemon.config import Config
 from daemon.judging import check_judge
 from daemon.live import restore_canary
 from daemon.loop import Loop
+from daemon.notify import READY, STOPPING, notify
 from daemon.promote import kept_versions, make_ready
 from daemon.queue import offer
 from daemon.recheck import check_golden
@@ -238,7 +239,9 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         asyncio.get_running_loop().add_signal_handler(signum, stop_server, server)
     service_file = config.store.directory / SERVICE
     write_json(service_file, {"pid": os.getpid(), "url": url})
+    listener.listen(server.config.backlog)  # from here on who connects waits, and is not refused
     log.info("honed serves on %s (page at /, API at /v1, operators at /ops)", url)
+    notify(READY)
     try:
         await server.serve(sockets=[listener])
     finally:
@@ -247,6 +250,7 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
 
 def stop_server(server: uvicorn.Server) -> None:
     """Let running answers finish; asked twice, do not wait for them."""
+    notify(STOPPING)
     server.force_exit = server.should_exit
     server.should_exit = True
 
