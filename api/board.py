@@ -65,8 +65,13 @@ def adapter_row(one: Adapter, thumbs: Thumbs | None, kl_base: float | None) -> A
     )
 
 
-def adapters(store: Store) -> dict[str, Any]:
-    """All adapters, and the line from base to what is served."""
+def shortened(line: Sequence[str], most: int = 8) -> tuple[list[str], int]:
+    """The end of a line that grew long, and how many stand before it."""
+    return list(line[-most:]), max(0, len(line) - most)
+
+
+def adapters(store: Store, *, limit: int) -> dict[str, Any]:
+    """The newest adapters, and the line from base to what is served."""
     known = store.adapters.known()
     active = store.adapters.active()
     thumbs = {one.version: one for one in store.outcomes.thumbs()}
@@ -75,15 +80,17 @@ def adapters(store: Store) -> dict[str, Any]:
     )
     rows = [
         adapter_row(one, thumbs.get(one.version), numbers.get(one.iteration or 0, {}).get("kl/base_token"))
-        for one in known.values()
+        for one in list(known.values())[:limit]
     ]
     parents = {version: one.parent for version, one in known.items()}
     line = lineage_of(active.version if active else None, parents)[::-1]
+    chain, before = shortened(line)
     return {
         "rows": rows,
-        "chain": [BASE, *line],
+        "more": max(0, len(known) - limit),
+        "chain": chain,
+        "before": before,
         "serving": active.version if active else BASE,
-        "base": thumbs.get(None),
         "canary": views.canary(store),
         "moves": [
             {"at": one.at, "to": one.version or BASE, "from": one.previous or BASE, "back": one.backwards}
@@ -103,7 +110,9 @@ def adapter(store: Store, version: str) -> dict[str, Any]:
     thumbs = {each.version: each for each in store.outcomes.thumbs()}
     numbers = store.metrics.get(one.iteration) if one.iteration is not None else {}
     row = adapter_row(one, thumbs.get(version), numbers.get("kl/base_token"))
-    return {"one": views.adapter_in_full(store, version), "row": row}
+    full = views.adapter_in_full(store, version)
+    ancestors, before = shortened(full["ancestors"][-2::-1])
+    return {"one": full, "ancestors": ancestors, "before": before, "row": row}
 
 
 def plots_of(store: Store, *, limit: int) -> list[Plot]:

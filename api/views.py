@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from store.db import Store
+from store.descent import lineage_of
 from store.judging import Licence
 from store.records import BASE, FINISHED_STAGES, Adapter, Completion, Intent, Iteration, StageEntry
 
@@ -146,11 +147,7 @@ def adapter_in_full(store: Store, version: str) -> dict[str, Any]:
         NotFound: there is none.
     """
     one = store.adapters.get(version)
-    chain: list[str] = []
-    at: Adapter | None = one
-    while at is not None and at.parent is not None and at.parent not in chain:
-        chain.append(at.parent)
-        at = store.adapters.find(at.parent)
+    chain = lineage_of(version, {other.version: other.parent for other in store.adapters.list()})[1:]
     activations = [asdict(each) for each in store.adapters.activations() if each.version == version]
     return {**adapter(one), "ancestors": [*chain, BASE], "activations": activations}
 

@@ -88,10 +88,9 @@ async def iteration(desk: AtDesk, id: Number) -> Response:
 
 
 @router.get("/ops/adapters", include_in_schema=False)
-async def adapters(desk: AtDesk) -> Response:
-    return desk.show(
-        "adapters", "ops_adapters.html", await desk.read(lambda: board.adapters(desk.services.store))
-    )
+async def adapters(desk: AtDesk, limit: Lines = LINES) -> Response:
+    shown = await desk.read(lambda: board.adapters(desk.services.store, limit=limit))
+    return desk.show("adapters", "ops_adapters.html", shown)
 
 
 @router.get("/ops/adapters/{version}", include_in_schema=False)

@@ -152,6 +152,15 @@ def live_through_from(store: Store, clock: Clock, count: int) -> None:
     store.atomic(lambda tx: [one_more(tx, clock, number) for number in range(first, first + count)])
 
 
+def test_a_long_line_of_adapters_is_told_by_its_end(client: TestClient, store: Store, clock: Clock) -> None:
+    live_through(store, clock, 40)
+    page = client.get("/ops/adapters?limit=5").text
+    assert "<li>19 more</li>" in page and "35 older" in page
+    assert f'href="/ops/rollback?version={version_of(38)}"' in page and version_of(2) not in page
+    alone = client.get(f"/ops/adapters/{version_of(37)}").text
+    assert "<li>16 more</li>" in alone and version_of(35) in alone and version_of(1) not in alone
+
+
 def test_iterations_are_paged(client: TestClient, store: Store, clock: Clock) -> None:
     live_through(store, clock, 5)
     first = client.get("/ops/iterations?limit=2").text
