@@ -92,7 +92,9 @@ def request_of(kind: IntentKind, fields: dict[str, str]) -> OperatorRequest:
         given["quarantine"] = True
     if kind is IntentKind.RELEASE:
         number = fields.get("iteration", "")
-        given |= {"iteration": int(number)} if number.isascii() and number.isdigit() else {"all": True}
+        if number and not (number.isascii() and number.isdigit()):
+            raise Invalid(f"iteration {number!r} is no number", param="iteration")
+        given |= {"iteration": int(number)} if number else {"all": True}
     try:
         return OperatorRequest.model_validate(given)
     except ValidationError as error:

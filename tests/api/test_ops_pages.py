@@ -228,6 +228,8 @@ def test_what_is_held_is_told_by_why_and_let_go_by_iteration(client: TestClient,
     client.follow_redirects = False
     assert client.post("/ops/act/release", data={**fields, "reason": "looked"}).status_code == 303
     assert past.intents.recent()[0].arguments == {"iteration": 7}
+    garbled = client.post("/ops/act/release", data={**fields, "reason": "looked", "iteration": "seven"})
+    assert garbled.status_code == 400 and "no number" in garbled.text
     whole = client.get("/ops/release").text
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', whole))
     client.post("/ops/act/release", data={**fields, "reason": "all of it"})
