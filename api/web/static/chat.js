@@ -1,230 +1,254 @@
-// The chat page. The conversation lives in localStorage; votes live on the server and are asked for again.
-// Answers are shown with textContent only: whatever a model writes stays text.
+// The chat page: asks, shows answers as they come, and lets the other modules do what is theirs.
 
-import { ask, tell, thumbOf } from "./stream.js";
+import { assistantTurn, userTurn } from "./answer.js";
+import { say } from "./dom.js";
+import { gestures, shownOf, textOf, viewOf } from "./gestures.js";
+import { patch, render } from "./markdown.js";
+import * as shelf from "./shelf.js";
+import * as side from "./side.js";
+import { ask } from "./stream.js";
 
-const KEY = "honed.conversation.1";
+const SAVE_MS = 2000;
+const SPOKEN = 1500;
 const log = document.getElementById("log");
 const form = document.getElementById("ask");
 const text = document.getElementById("text");
 const send = document.getElementById("send");
 const stop = document.getElementById("stop");
 const empty = document.getElementById("empty");
+const full = document.getElementById("full");
 
-/** Turns: {role: "user", text} or {role: "assistant", answers: [{id, receipt, model, text, thumb}], shown}. */
-let turns = load();
-let running = null;
-
-function load() {
-  try {
-    const kept = JSON.parse(localStorage.getItem(KEY));
-    return Array.isArray(kept) ? kept : [];
-  } catch {
-    return [];
-  }
-}
-
-function save() {
-  try {
-    localStorage.setItem(KEY, JSON.stringify(turns));
-  } catch {
-    // A full or forbidden storage costs the history after a reload, nothing else.
-  }
-}
-
-function element(name, { className, label, words, press } = {}) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (label) { made.setAttribute("aria-label", label); made.title = label; }
-  if (words !== undefined) made.textContent = words;
-  if (press) { made.type = "button"; made.addEventListener("click", press); }
-  return made;
-}
-
-const SHAPES = {
-  up: "M7 9v10H4V9zm0 0 4-6c1.5 0 2.4 1 2 2.6L12.4 8H18c1.2 0 2 1 1.7 2.2l-1.6 7c-.2 1-1 1.8-2 1.8H7",
-  down: "M17 13V3h3v10zm0 0-4 6c-1.500 0-2.400-1-2-2.600L11.600 14H6c-1.200 0-2-1-1.700-2.200l1.600-7c.2-1 1-1.800 2-1.800H17",
-  copy: "M8 8V4h11v11h-4M4 8h11v11H4z",
-  again: "M19 5v5h-5M19 10a7.500 7.500 0 1 0 .5 4",
-};
-
-function icon(shape) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  svg.setAttribute("viewBox", "0 0 23 23");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("d", SHAPES[shape]);
-  svg.append(path);
-  return svg;
-}
-
-function tool(shape, label, press) {
-  const made = element("button", { label, press });
-  made.append(icon(shape));
-  return made;
-}
-
-const shownOf = (turn) => turn.answers[turn.shown];
-
-function view(turn) {
-  const box = element("article", { className: `turn ${turn.role}` });
-  const answer = turn.role === "assistant" ? shownOf(turn) : turn;
-  const words = element("p", { className: "words", words: answer.text });
-  box.append(words);
-  if (turn.role === "assistant") {
-    if (answer === running?.answer && !answer.text) words.classList.add("waiting");
-    if (answer.trouble) box.append(element("p", { className: "trouble", words: answer.trouble }));
-    if (answer !== running?.answer) box.append(bar(turn, answer));
-  }
-  return box;
-}
-
-function bar(turn, answer) {
-  const made = element("div", { className: "bar" });
-  if (answer.id) {
-    for (const [shape, value, label] of [["up", true, "Good answer"], ["down", false, "Bad answer"]]) {
-      const button = tool(shape, label, () => vote(turn, answer, answer.thumb === value ? null : value));
-      button.setAttribute("aria-pressed", String(answer.thumb === value));
-      made.append(button);
-    }
-    made.append(tool("copy", "Copy", () => copy(turn, answer)));
-  }
-  const again = tool("again", "Answer again", () => regenerate(turn));
-  again.disabled = Boolean(running) || turn !== turns.at(-1);
-  made.append(again);
-  if (turn.answers.length > 1) {
-    const show = (at) => { turn.shown = at; save(); refresh(turn); restore(shownOf(turn), turn); };
-    const earlier = element("button", { className: "text", label: "Earlier answer", words: "‹", press: () => show(turn.shown - 1) });
-    const later = element("button", { className: "text", label: "Later answer", words: "›", press: () => show(turn.shown + 1) });
-    earlier.disabled = turn.shown === 0;
-    later.disabled = turn.shown === turn.answers.length - 1;
-    made.append(earlier, element("span", { words: `${turn.shown + 1}/${turn.answers.length}` }), later);
-  }
-  made.append(element("span", { className: "version", words: answer.model ?? "", label: "Which version answered" }));
-  return made;
-}
-
+let conversation = shelf.shown() ?? shelf.fresh();
+/** Conversation id -> {turn, answer, abort} of the answer being written there. */
+const runs = new Map();
 const boxes = new Map();
 
-function refresh(turn) {
-  const box = view(turn);
+function keep(one = conversation) {
+  full.hidden = shelf.keep(one);
+}
+
+// Drawing
+
+function nameOf(control) {
+  return control.getAttribute("aria-label") ?? control.textContent;
+}
+
+/** Into a panel that has just opened, and back to what opened it; else to the same control. True: a panel was entered. */
+function settleFocus(turn, box, focused) {
+  const view = viewOf(turn);
+  const controls = [...box.querySelectorAll("button, textarea, select, input")];
+  const named = (name) => controls.find((one) => nameOf(one) === name);
+  const first = view.fresh ? box.querySelector(".panel textarea, .panel input, .panel button:not([aria-disabled])") : null;
+  view.fresh = false;
+  if (first) {
+    view.opener = focused && nameOf(focused);
+    first.focus();
+    first.closest(".panel").scrollIntoView({ block: "nearest" });
+  } else if (focused) {
+    const same = controls.find((one) => nameOf(one) === nameOf(focused) && one.type === focused.type && one.value === focused.value);
+    (same ?? named(view.opener) ?? controls[0])?.focus({ preventScroll: true });
+  }
+  return Boolean(first);
+}
+
+const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+
+/** Draw one turn again; the keyboard's place is kept. */
+function redraw(turn) {
   const old = boxes.get(turn);
-  // Replacing a box would drop the keyboard's place; put it back on the same button.
-  const focused = old?.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
+  if (!old && !conversation.turns.includes(turn)) return;
+  const run = runs.get(conversation.id);
+  const state = { running: run?.turn === turn, last: turn === conversation.turns.at(-1), busy: Boolean(run) };
+  const box = turn.role === "user" ? userTurn(turn) : assistantTurn(turn, act, state);
+  const focused = old?.contains(document.activeElement) ? document.activeElement : null;
+  const [near, scroll] = [atEnd(), log.scrollTop];
   if (old) old.replaceWith(box); else log.append(box);
   boxes.set(turn, box);
-  if (focused) [...box.querySelectorAll("button")].find((one) => one.getAttribute("aria-label") === focused)?.focus();
+  const opened = settleFocus(turn, box, focused);
+  if (old && !opened) log.scrollTop = near ? log.scrollHeight : scroll;
 }
 
-function render() {
+function drawSide() {
+  side.draw(shelf.all(), conversation, listed);
+}
+
+function drawForm() {
+  const running = runs.has(conversation.id);
+  send.hidden = running;
+  stop.hidden = !running;
+}
+
+function drawAll() {
   for (const box of boxes.values()) box.remove();
   boxes.clear();
-  empty.hidden = turns.length > 0;
-  turns.forEach(refresh);
+  empty.hidden = conversation.turns.length > 0;
+  conversation.turns.forEach(redraw);
+  document.title = conversation.title ? `${conversation.title} · honed` : "honed";
   log.scrollTop = log.scrollHeight;
+  drawForm();
+  drawSide();
 }
 
-function trouble(turn, answer, error) {
-  answer.trouble = error.message;
-  refresh(turn);
+function show(one) {
+  conversation = one;
+  shelf.show(one.id);
+  drawAll();
+  for (const turn of one.turns) if (turn.role === "assistant") act.restore(turn);
 }
 
-async function vote(turn, answer, value) {
-  const before = answer.thumb;
-  answer.thumb = value;
-  delete answer.trouble;
-  refresh(turn);
-  try {
-    await tell(answer, "thumb", value);
-    save();
-  } catch (error) {
-    answer.thumb = before;
-    trouble(turn, answer, error);
-  }
+// Answering
+
+/** What the model is told: the turns before one, each with the answer that is shown. */
+function before(turns, until) {
+  return turns.slice(0, turns.indexOf(until)).flatMap((turn) => {
+    if (turn.role === "user") return [{ role: "user", content: turn.text }];
+    const content = textOf(shownOf(turn));
+    return content ? [{ role: "assistant", content }] : [];
+  });
 }
 
-async function copy(turn, answer) {
-  try {
-    await navigator.clipboard.writeText(answer.text);
-    await tell(answer, "click", "copy");
-  } catch (error) {
-    trouble(turn, answer, error);
-  }
+/** Draw what has come, once a frame; follow the end only for who is looking at it. */
+function growing(turn, answer) {
+  let due = false;
+  return () => {
+    if (due) return;
+    due = true;
+    requestAnimationFrame(() => {
+      due = false;
+      const words = boxes.get(turn)?.querySelector(".words");
+      if (!words || runs.get(conversation.id)?.answer !== answer) return;
+      const near = atEnd();
+      patch(words, render(answer.text));
+      words.classList.toggle("waiting", !answer.text);
+      if (near) log.scrollTop = log.scrollHeight;
+    });
+  };
 }
 
-async function restore(answer, turn) {
-  if (!answer.id) return;
-  const thumb = await thumbOf(answer);
-  if (thumb === undefined || thumb === answer.thumb) return;
-  answer.thumb = thumb;
-  save();
-  refresh(turn);
+function ended(answer, error) {
+  if (!error) { answer.state = "done"; return; }
+  if (error.name === "AbortError") { answer.state = "stopped"; return; }
+  Object.assign(answer, { state: "failed", trouble: error.message });
+  if (error.wait) answer.retryAt = Date.now() + 1000 * error.wait;
 }
 
-function prompt(until) {
-  return turns.slice(0, turns.indexOf(until)).flatMap((turn) =>
-    turn.role === "user" ? [{ role: "user", content: turn.text }]
-      : shownOf(turn).text ? [{ role: "assistant", content: shownOf(turn).text }] : []);
+function speak(turn, answer) {
+  if (answer.trouble) { say(answer.trouble); return; }
+  const said = boxes.get(turn)?.querySelector(".words")?.innerText ?? "";
+  say(`${answer.state === "stopped" ? "Stopped" : "Answer"}: ${said.slice(0, SPOKEN)}`);
 }
 
-async function answer(turn) {
-  const made = { id: null, receipt: null, model: null, text: "", thumb: null };
-  turn.answers.push(made);
+/** Have the model write another answer in a turn of the conversation that is shown; resolves when it has ended. */
+async function write(turn) {
+  const home = conversation;
+  const answer = { id: null, receipt: null, model: null, text: "", thumb: null, state: "running" };
+  const run = { turn, answer, abort: new AbortController() };
+  turn.answers.push(answer);
   turn.shown = turn.answers.length - 1;
-  running = { answer: made, abort: new AbortController() };
-  send.hidden = true;
-  stop.hidden = false;
-  save();
-  render();
+  Object.assign(viewOf(turn), { panel: null, note: null, trouble: null });
+  runs.set(home.id, run);
+  home.at = Date.now();
+  keep(home);
+  drawAll();
+  say("Answering.");
+  const grow = growing(turn, answer);
+  let saved = 0;
+  let failure = null;
   try {
-    await ask(prompt(turn), {
-      signal: running.abort.signal,
-      onStart: ({ receipt, adapter }) => { made.receipt = receipt; made.model = adapter; },
+    answer.finish = await ask(before(home.turns, turn), {
+      signal: run.abort.signal,
+      onStart: ({ receipt, adapter }) => Object.assign(answer, { receipt, model: adapter }),
       onText: (id, model, more) => {
-        const first = made.id === null;
-        Object.assign(made, { id, model });
-        grow(turn, made, more);
-        if (first) save();
+        Object.assign(answer, { id, model });
+        answer.text += more;
+        grow();
+        if (Date.now() - saved < SAVE_MS) return;
+        saved = Date.now();
+        keep(home);
       },
     });
   } catch (error) {
-    if (error.name !== "AbortError") made.trouble = error.message;
-  } finally {
-    running = null;
-    send.hidden = false;
-    stop.hidden = true;
-    save();
-    turns.filter((one) => one.role === "assistant").forEach(refresh);
+    failure = error;
   }
-  return made;
+  ended(answer, failure);
+  runs.delete(home.id);
+  if (shelf.find(home.id)) keep(home);
+  if (conversation === home) {
+    home.turns.filter((one) => one.role === "assistant").forEach(redraw);
+    drawForm();
+    speak(turn, answer);
+  }
+  return answer;
 }
 
-function grow(turn, made, more) {
-  const near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-  made.text += more;
-  const words = boxes.get(turn).querySelector(".words");
-  words.textContent = made.text;
-  words.classList.toggle("waiting", !made.text);
-  if (near) log.scrollTop = log.scrollHeight;
-}
-
-async function regenerate(turn) {
-  if (running) return;
+async function again(turn) {
+  if (runs.has(conversation.id)) return;
   const old = shownOf(turn);
-  const made = await answer(turn);
-  // Both ids must exist before one can be said to have replaced the other.
-  if (old.id && made.id) await tell(old, "regenerate", made.id).catch((error) => trouble(turn, made, error));
+  await act.replaced(turn, old, await write(turn));
+}
+
+/** After a failure. An answer that never began leaves no trace; one that broke off stays beside the new one. */
+function retry(turn) {
+  if (runs.has(conversation.id)) return undefined;
+  const old = shownOf(turn);
+  if (old.text) return again(turn);
+  turn.answers.splice(turn.shown, 1);
+  return write(turn);
+}
+
+const act = {
+  ...gestures((turn) => { redraw(turn); keepOf(turn); }),
+  again,
+  retry,
+  redraw,
+  show(turn, at) {
+    turn.shown = at;
+    act.close(turn);
+    act.restore(turn);
+  },
+};
+
+/** Acknowledgements may come when another conversation is shown. */
+function keepOf(turn) {
+  const home = conversation.turns.includes(turn) ? conversation : shelf.all().find((one) => one.turns.includes(turn));
+  if (home) keep(home);
+}
+
+const listed = {
+  show: (id) => { show(shelf.find(id) ?? shelf.fresh()); text.focus(); },
+  redraw: drawSide,
+  rename(one, name) {
+    Object.assign(one, { title: name, named: true });
+    keep(one);
+    drawSide();
+  },
+  remove(one) {
+    runs.get(one.id)?.abort.abort();
+    shelf.drop(one.id);
+    if (one.id === conversation.id) show(shelf.all()[0] ?? shelf.fresh()); else drawSide();
+    text.focus();
+  },
+};
+
+// The form and the keyboard
+
+function fit() {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight + 2}px`;
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   const words = text.value.trim();
-  if (!words || running) return;
+  if (!words || runs.has(conversation.id)) return;
   text.value = "";
-  text.style.height = "";
+  fit();
   const turn = { role: "assistant", answers: [], shown: 0 };
-  turns.push({ role: "user", text: words }, turn);
-  answer(turn);
+  conversation.turns.push({ role: "user", text: words }, turn);
+  shelf.show(conversation.id);
+  write(turn);
+  // The button hides; the keyboard's place must not go with it.
+  text.focus({ preventScroll: true });
 });
 
 text.addEventListener("keydown", (event) => {
@@ -233,20 +257,35 @@ text.addEventListener("keydown", (event) => {
   form.requestSubmit();
 });
 
-text.addEventListener("input", () => {
-  text.style.height = "auto";
-  text.style.height = `${text.scrollHeight + 2}px`;
+text.addEventListener("input", fit);
+const halt = () => { runs.get(conversation.id)?.abort.abort(); text.focus({ preventScroll: true }); };
+stop.addEventListener("click", halt);
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape" && !event.defaultPrevented && !event.isComposing && runs.has(conversation.id)) halt();
 });
 
-stop.addEventListener("click", () => running?.abort.abort());
-
 document.getElementById("new").addEventListener("click", () => {
-  running?.abort.abort();
-  turns = [];
-  save();
-  render();
+  show(shelf.fresh());
   text.focus();
 });
 
-render();
-for (const turn of turns) if (turn.role === "assistant" && turn.answers.length) restore(shownOf(turn), turn);
+// Code is drawn anew while it grows, so its buttons are listened to here.
+log.addEventListener("click", ({ target }) => {
+  const button = target.closest(".copycode");
+  const turn = button && [...boxes].find(([, box]) => box.contains(button))?.[0];
+  if (!turn || runs.get(conversation.id)?.turn === turn) return;
+  act.copy(turn, shownOf(turn), button.closest(".code").querySelector("code").textContent);
+});
+
+addEventListener("pagehide", () => {
+  for (const [id, { answer }] of runs) {
+    answer.state = "stopped";
+    if (shelf.find(id)) keep(shelf.find(id));
+  }
+});
+
+shelf.watch((id) => runs.has(id), (id) => {
+  if (id === conversation.id) show(shelf.find(id) ?? shelf.fresh()); else drawSide();
+});
+
+show(conversation);

@@ -1,4 +1,21 @@
-// Reading a streamed chat answer: server-sent events over fetch, since EventSource cannot POST.
+// Asking for a chat answer and reading it as it comes: server-sent events over fetch, since EventSource cannot POST.
+
+const PLAINLY = {
+  401: "The server does not know who is asking",
+  403: "The server does not allow this",
+  429: "The server is busy",
+  503: "The model is not available just now",
+};
+
+/** What a server or a network refused. `wait` is in seconds, after which trying again makes sense. */
+export class Refusal extends Error {
+  constructor(message, { status = 0, wait = 0 } = {}) {
+    super(message);
+    this.name = "Refusal";
+    this.status = status;
+    this.wait = wait;
+  }
+}
 
 /** Yields the data of each event; comments (keep-alives) are skipped. */
 async function* events(body) {
@@ -19,52 +36,52 @@ async function* events(body) {
 
 async function refusal(response) {
   const body = await response.json().catch(() => null);
-  return new Error(body?.error?.message ?? `The server answered ${response.status}.`);
+  const said = body?.error?.message ?? `it answered ${response.status}`;
+  const plain = PLAINLY[response.status] ?? "The server refused";
+  const wait = Number(response.headers.get("retry-after"));
+  return new Refusal(`${plain}: ${said}.`.replace("..", "."), {
+    status: response.status, wait: Number.isFinite(wait) ? Math.min(Math.max(wait, 0), 600) : 0,
+  });
+}
+
+/** As `fetch`, but whatever is not an answer is thrown as a Refusal; an AbortError stays one. */
+export async function request(url, options = {}) {
+  let response;
+  try {
+    response = await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal(error.name === "TimeoutError" ? "The server did not answer in time." : "The server cannot be reached.");
+  }
+  if (!response.ok) throw await refusal(response);
+  return response;
 }
 
 /**
- * Ask for an answer. `onStart({receipt, adapter})` when it begins, `onText(id, model, text)` as it comes.
- * Throws what went wrong; an AbortError when `signal` stopped it.
+ * Ask for an answer. `onStart({receipt, adapter})` when it begins, `onText(id, model, text)` as it comes. Returns why it
+ * ended ("stop", "length"). Throws a Refusal, or an AbortError when `signal` stopped it.
  */
 export async function ask(messages, { signal, onStart, onText }) {
-  const response = await fetch("/v1/chat/completions", {
+  const response = await request("/v1/chat/completions", {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ model: "honed", messages, stream: true }),
     signal,
   });
-  if (!response.ok) throw await refusal(response);
   onStart({ receipt: response.headers.get("x-honed-receipt"), adapter: response.headers.get("x-honed-adapter") });
-  for await (const data of events(response.body)) {
-    if (data === "[DONE]") return;
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new Error(chunk.error.message);
-    onText(chunk.id, chunk.model, chunk.choices[0]?.delta?.content ?? "");
+  let finish = null;
+  try {
+    for await (const data of events(response.body)) {
+      if (data === "[DONE]") return finish;
+      const chunk = JSON.parse(data);
+      if (chunk.error) throw new Refusal(`The answer broke off: ${chunk.error.message}.`);
+      const [choice] = chunk.choices;
+      finish = choice?.finish_reason ?? finish;
+      onText(chunk.id, chunk.model, choice?.delta?.content ?? "");
+    }
+  } catch (error) {
+    if (error.name === "AbortError" || error.name === "Refusal") throw error;
+    throw new Refusal("The answer broke off: the connection was lost.");
   }
-  throw new Error("The answer broke off.");
-}
-
-function headersFor(receipt) {
-  return receipt ? { "content-type": "application/json", "x-honed-receipt": receipt } : { "content-type": "application/json" };
-}
-
-/** Record feedback. Repeated safely: the event's id is made here, once. */
-export async function tell(answer, kind, value) {
-  const id = `web-${Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
-  const response = await fetch("/v1/feedback", {
-    method: "POST",
-    headers: headersFor(answer.receipt),
-    body: JSON.stringify({ id, completion_id: answer.id, kind, value }),
-    keepalive: true,
-  });
-  if (!response.ok) throw await refusal(response);
-}
-
-/** The thumb the server holds for an answer: true, false or null; undefined when it cannot be asked. */
-export async function thumbOf(answer) {
-  const response = await fetch(`/v1/completions/${encodeURIComponent(answer.id)}/feedback`, { headers: headersFor(answer.receipt) })
-    .catch(() => null);
-  if (!response?.ok) return undefined;
-  const { data } = await response.json();
-  return data.find((event) => event.kind === "thumb")?.value ?? null;
+  throw new Refusal("The answer broke off.");
 }
