@@ -73,8 +73,11 @@ function plan() {
   if (every.length) timer = setInterval(refresh, 1000 * Math.min(...every));
 }
 
-if (parts().length) {
-  const source = new EventSource("/v1/events");
+let source = null;
+
+function listen() {
+  if (source || document.hidden) return;
+  source = new EventSource("/v1/events");
   source.addEventListener("audit", news);
   source.addEventListener("iteration", news);
   source.addEventListener("progress", (event) => {
@@ -82,7 +85,24 @@ if (parts().length) {
     if (!document.querySelector(`[data-progress="${told.iteration}"]`)) news();
     show(told);
   });
-  document.addEventListener("visibilitychange", refresh);
-  window.addEventListener("pagehide", () => source.close());
+}
+
+// A browser holds few connections to one host: tabs that nobody sees hold none.
+function stop() {
+  source?.close();
+  source = null;
+}
+
+function again() {
+  if (document.hidden) { stop(); return; }
+  listen();
+  refresh();
+}
+
+if (parts().length) {
+  listen();
   plan();
+  document.addEventListener("visibilitychange", again);
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("pageshow", (event) => { if (event.persisted) again(); });
 }
