@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass, replace
 
+from api.schemas import OperatorRequest
 from store.config import PrivacyConfig
 from store.records import Choice, Completion, Feedback, FeedbackKind, Sampling
 from store.redaction import Redactor
 
 #: Kinds of feedback whose value is text; those of others are names of answers.
 WRITTEN = frozenset({FeedbackKind.EDIT, FeedbackKind.COMMENT})
+#: Whom an application asks for, as it names them; without it nobody could be forgotten by that name.
+NAMES = frozenset({"user", "safety_identifier"})
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,10 @@ class Privacy:
             row,
             messages=self.redactor.messages(row.messages),
             sampling=self.sampling(row.sampling),
-            metadata=self.redactor.value(row.metadata),
+            metadata={
+                name: value if name in NAMES else self.redactor.value(value)
+                for name, value in row.metadata.items()
+            },
         )
 
     def sampling(self, sampling: Sampling) -> Sampling:
@@ -39,6 +45,12 @@ class Privacy:
 
     def choice(self, choice: Choice) -> Choice:
         return replace(choice, text=self.redactor.text(choice.text))
+
+    def order(self, body: OperatorRequest) -> OperatorRequest:
+        """An operator's order as it is stored: texts written down in a label, and why. Names stay what they are."""
+        written = {"reason": body.reason, "prompt": body.prompt, "better": body.better, "worse": body.worse}
+        kept = {name: self.redactor.text(text) for name, text in written.items() if text is not None}
+        return body.model_copy(update=kept)
 
     def feedback(self, event: Feedback) -> Feedback:
         """An event as it is stored. The same words give the same event, so that a repeated one is known again."""

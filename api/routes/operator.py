@@ -169,6 +169,7 @@ def reason_of(kind: IntentKind, body: OperatorRequest) -> str:
 
 
 def write_intent(kind: IntentKind, body: OperatorRequest, who: Principal, services: Services) -> Intent:
+    body = services.privacy.order(body)
     intent = Intent(
         id=f"in-{uuid.uuid4().hex}",
         created_at=services.clock(),

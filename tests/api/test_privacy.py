@@ -110,3 +110,16 @@ def test_to_forget_somebody_takes_a_name_that_is_known_and_a_reason(client: Test
     accepted = client.post(post, json={"user": "77", "reason": "asked"})
     assert accepted.status_code == 202
     assert store.intents.get(accepted.json()["id"]).arguments == {"user": "owui:77"}
+
+
+def test_what_operators_write_down_is_stored_like_what_people_say(client: TestClient, store: Store) -> None:
+    written = {"prompt": f"Who is {MAIL}?", "better": f"Ask {MAIL}.", "worse": "No idea."}
+    body = {"reason": f"{MAIL} said so", **written}
+    assert client.post("/v1/operator/label", json=body).status_code == 202
+    assert MAIL not in repr(store.intents.recent())
+    (intent,) = store.intents.pending()
+    assert intent.reason == "[email] said so"
+    assert intent.arguments == {"prompt": "Who is [email]?", "better": "Ask [email].", "worse": "No idea."}
+    # Whom to forget is a name, and stays one.
+    ask(client, "hello", user=MAIL)
+    assert client.post("/v1/operator/forget", json={"user": MAIL, "reason": "asked"}).status_code == 202
