@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 
 VLLM_VENV := .venv-vllm
 VLLM := 0.32.0
+LITELLM_VENV := .venv-litellm
+LITELLM := 1.106.2
 
-.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm
+.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm litellm
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -53,6 +55,15 @@ test-vllm: install-dev vllm-cpu
 # Many generated requests against the OpenAPI document; `make test` sends some.
 fuzz: install-dev
 	HONED_FUZZ_EXAMPLES=800 $(BIN)/python -m pytest -s tests/api/test_openapi.py
+
+# LiteLLM wants an older huggingface_hub than transformers brings, so it has an environment of its own too. With it,
+# `make test` runs the test of that client as well.
+litellm: $(LITELLM_VENV)/.installed
+
+$(LITELLM_VENV)/.installed:
+	$(PYTHON) -m venv $(LITELLM_VENV)
+	$(LITELLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check litellm==$(LITELLM)
+	touch $@
 
 check: install-dev
 	$(BIN)/ruff check .

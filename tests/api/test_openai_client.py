@@ -1,20 +1,18 @@
 """The unmodified openai-python client against a real server on loopback."""
 
 import asyncio
-import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import openai
 import pytest
-import uvicorn
 
 from api.app import create_app
 from api.config import ApiConfig
 from policies.fake_engine import FakeEngine, FakeLimits, answer_tokens
 from store.db import Store
 from store.records import CompletionStatus, Message
+from tests.listening import listening
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 ANSWER = "".join(answer_tokens([Message("user", "Hello")], None, 7))
@@ -30,19 +28,11 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def sdk(store: Store, engine: FakeEngine) -> Iterator[openai.OpenAI]:
     app = create_app(store=store, engine=engine, settings=ApiConfig())
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        with openai.OpenAI(base_url=url, api_key="anything", max_retries=0) as client:
-            yield client
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+    with (
+        listening(app) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="anything", max_retries=0) as client,
+    ):
+        yield client
 
 
 def test_it_chats_and_lists_models(sdk: openai.OpenAI) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from api.app import create_app
@@ -19,6 +18,7 @@ from store.db import Store
 from store.records import Feedback, FeedbackKind, Message
 from tests.integration.browser import CHROMIUM, FLAGS
 from tests.integration.service import wait_until
+from tests.listening import listening
 
 
 class Parrot(FakeEngine):
@@ -75,14 +75,8 @@ def serving() -> Iterator[Served]:
         engine = Parrot()
         settle(engine.start())
         app = create_app(store=store, engine=engine, settings=ApiConfig(max_tokens=500))
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        wait_until(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Served(store, engine, f"http://127.0.0.1:{port}")
-        server.should_exit = True
-        thread.join(20)
+        with listening(app) as url:
+            yield Served(store, engine, url)
 
 
 @contextmanager
