@@ -15,6 +15,7 @@ from daemon.cli_backup import backup, restore
 from daemon.cli_forget import forget
 from daemon.cli_key import key
 from daemon.cli_quarantine import quarantined
+from daemon.cli_top import top
 from daemon.command import (
     ConfigOption,
     Exit,
@@ -41,7 +42,7 @@ app = typer.Typer(
 judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judges, name="judge")
 app.add_typer(quarantined, name="quarantine")
-for command in (forget, backup, restore, key):
+for command in (forget, backup, restore, key, top):
     app.command()(command)
 
 

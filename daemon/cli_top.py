@@ -1,0 +1,49 @@
+"""`honed top`: a live view in the terminal."""
+
+from typing import Annotated
+
+import typer
+
+from daemon.command import ConfigOption, Exit, JsonOption, UrlOption, settings, width
+
+
+def top(
+    config: ConfigOption = None,
+    url: UrlOption = None,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 2.0,
+    json_: JsonOption = False,
+) -> None:
+    """What the service does right now, drawn again and again; once, where there is no terminal."""
+    import shutil
+    import sys
+    import time
+    from dataclasses import asdict
+
+    from daemon import views
+    from daemon.client import connect
+    from daemon.top import HALTED, look, page, shown
+    from store.errors import EngineUnavailable
+
+    client = connect(settings(config).store.directory, url)
+    now = look(client)
+    if json_ or not sys.stdout.isatty():
+        views.show(asdict(now), lambda _: shown(page(now, None), width()), as_json=json_)
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    before = None
+    with Live(screen=True, auto_refresh=False) as live:
+        try:
+            while True:
+                size = shutil.get_terminal_size((100, 40))
+                # As text: what a model or a person wrote must not be read as markup.
+                live.update(Text(shown(page(now, before), size.columns, size.lines)), refresh=True)
+                time.sleep(interval)
+                before = now
+                try:
+                    now = look(client)
+                except EngineUnavailable:
+                    live.update(Text(HALTED), refresh=True)
+        except KeyboardInterrupt:
+            raise typer.Exit(Exit.DONE) from None
