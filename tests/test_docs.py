@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from api.meters import Meters
+from policies.engine import EngineHealth
+
 ROOT = Path(__file__).parents[1]
+HEALTH = EngineHealth(ready=True, running=0, waiting=0, adapters=())
+JUDGE = {"scorer": "rubric", "licensed": True, "auc": 0.7}
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -39,3 +44,15 @@ def test_every_test_that_the_security_page_names_exists() -> None:
         tree = ast.parse((ROOT / file).read_text())
         defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert name in defined, f"{file}::{name}"
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = (ROOT / "docs" / "grafana.json").read_text()
+    asked = set(re.findall(r"honed_\w+", dashboard))
+    meters = Meters()
+    told = meters.render(HEALTH, adapter="base", stages={"active": 1}, judges=[JUDGE]).decode()
+    # Before anything happened a counter with labels has no sample, but a TYPE line all the same.
+    families = set(re.findall(r"# TYPE (honed_\w+) ", told))
+    known = families | {f"{name}_bucket" for name in families}
+    assert asked <= known, asked - known
+    assert {"honed_requests_total", "honed_judge_auc", "honed_engine_queue_depth"} <= asked
