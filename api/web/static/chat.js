@@ -42,8 +42,9 @@ function settleFocus(turn, box, focused) {
   view.fresh = false;
   if (first) {
     view.opener = focused && nameOf(focused);
-    first.focus();
-    first.closest(".panel").scrollIntoView({ block: "nearest" });
+    first.focus({ preventScroll: true });
+    const panel = first.closest(".panel");
+    panel.scrollIntoView({ block: panel.offsetHeight > log.clientHeight ? "start" : "nearest" });
   } else if (focused) {
     const same = controls.find((one) => nameOf(one) === nameOf(focused) && one.type === focused.type && one.value === focused.value);
     (same ?? named(view.opener) ?? controls[0])?.focus({ preventScroll: true });
