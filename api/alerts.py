@@ -34,6 +34,11 @@ class Alert:
     page: str | None
 
 
+def named(action: str) -> str:
+    """As a sentence goes on with the subject: of a rollback that is where it went."""
+    return "rollback to" if action == "rollback" else action
+
+
 def page_of(entry: AuditEntry) -> str | None:
     """The page of what an entry is about."""
     if entry.subject.startswith("iteration ") and entry.subject[10:].isdigit():
@@ -52,7 +57,7 @@ def page_of(entry: AuditEntry) -> str | None:
 def alerts_of(entries: Sequence[AuditEntry], held: Collection[str]) -> list[Alert]:
     """What of the log is an alert, in its order. `held`: versions that wait for a person now; others need none."""
     return [
-        Alert(one.at, LOOKS[one.action], one.action, one.subject, one.actor, one.reason, page_of(one))
+        Alert(one.at, LOOKS[one.action], named(one.action), one.subject, one.actor, one.reason, page_of(one))
         for one in entries
         if one.action in LOOKS and (one.action != "hold" or one.subject in held)
     ]

@@ -79,7 +79,7 @@ def rollback(now: Standing, version: str | None = None) -> Move:
         f"{now.serving} stays on disk, marked as rolled back, and may be promoted again."
         if now.active
         else "",
-        "No gate is asked: what was served before passed one."
+        "No gate is asked: what was served before passed one, or was chosen by a person."
         if to
         else "No gate is asked: the base needs none.",
         f"The canary {trial.version} ends." if trial else "",
