@@ -5,6 +5,8 @@ import re
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +29,10 @@ class Parrot(FakeEngine):
     def __init__(self) -> None:
         super().__init__(FakeLimits(token_delay=0.005))
         self.asked: list[list[Message]] = []
+
+    def full(self, so: bool) -> None:
+        """Have no room for anybody, or for everybody again."""
+        self._limits = replace(self._limits, max_batch=0 if so else 8, max_queue=0 if so else 64)
 
     async def _answer(self, request: Any) -> None:
         takes = self.asked.count(list(request.messages))
@@ -70,11 +76,11 @@ class Served:
 
 
 @contextmanager
-def serving() -> Iterator[Served]:
+def serving(keys: Path | None = None) -> Iterator[Served]:
     with Store.memory() as store:
         engine = Parrot()
         settle(engine.start())
-        app = create_app(store=store, engine=engine, settings=ApiConfig(max_tokens=500))
+        app = create_app(store=store, engine=engine, settings=ApiConfig(max_tokens=500, keys_file=keys))
         with listening(app) as url:
             yield Served(store, engine, url)
 

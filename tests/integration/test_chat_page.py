@@ -1,8 +1,11 @@
 """The chat page in a real browser: every gesture ends in the database as the feedback it is."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +56,11 @@ def test_a_vote_fills_survives_a_reload_and_is_taken_back(page: Page, served: Se
     assert taken_back.value is None
     [counts] = served.store.feedback.latest(taken_back.completion_id)
     assert counts.id == taken_back.id
+    # What is said elsewhere, under the same name, shows here after a reload.
+    elsewhere = replace(taken_back, id="elsewhere", value=False)
+    served.store.feedback.add(elsewhere)
+    page.reload()
+    expect(button(page.locator("article.assistant"), "Bad answer")).to_have_attribute("aria-pressed", "true")
 
 
 def test_only_what_the_service_acknowledged_is_shown_as_voted(page: Page, served: Served) -> None:
@@ -137,7 +145,7 @@ def test_copying_an_answer_and_its_code(browser: Browser, served: Served) -> Non
         assert page.evaluate("navigator.clipboard.readText()") == "print('<b>')"
 
 
-@pytest.mark.parametrize("by", ["button", "Escape"])
+@pytest.mark.parametrize("by", ["button", "Escape", "reload"])
 def test_stopping_keeps_what_was_said(page: Page, served: Served, by: str) -> None:
     page.get_by_label("Message").fill("word " * 450)
     page.get_by_label("Message").press("Enter")
@@ -145,8 +153,11 @@ def test_stopping_keeps_what_was_said(page: Page, served: Served, by: str) -> No
     expect(answer.locator(".words")).to_contain_text("word word word")
     if by == "button":
         page.get_by_role("button", name="Stop").click()
-    else:
+    elif by == "Escape":
         page.keyboard.press("Escape")
+    else:
+        page.reload()
+        expect(answer.locator(".words")).to_contain_text("word word word")
     expect(answer).to_contain_text("Stopped.")
     expect(button(answer, "Good answer")).to_be_visible()
     expect(page.get_by_label("Message")).to_be_focused()
@@ -157,17 +168,38 @@ def test_stopping_keeps_what_was_said(page: Page, served: Served, by: str) -> No
     wait_until(cancelled, seconds=20)
 
 
-def test_an_unavailable_model_is_said_plainly_and_tried_again(page: Page, served: Served) -> None:
-    settle(served.engine.close())
-    answer = ask(page, "are you there?")
-    expect(answer.locator(".trouble")).to_contain_text("The model is not available just now: ")
+@pytest.mark.parametrize(
+    ("why", "said"), [("closed", "The model is not available just now: "), ("full", "The server is busy: ")]
+)
+def test_a_refusal_is_said_plainly_and_tried_again(page: Page, served: Served, why: str, said: str) -> None:
+    if why == "closed":
+        settle(served.engine.close())
+    else:
+        served.engine.full(True)
+    answer = ask(page, f"are you {why}?")
+    expect(answer.locator(".trouble")).to_contain_text(said)
     again = answer.get_by_role("button", name=re.compile("Try again"))
-    settle(served.engine.start())
+    if why == "closed":
+        settle(served.engine.start())
+    else:
+        served.engine.full(False)
     expect(again).to_have_text("Try again", timeout=20_000)
     again.click()
-    expect(answer.locator(".words")).to_have_text("are you there?")
+    expect(answer.locator(".words")).to_have_text(f"are you {why}?")
     expect(answer.locator(".trouble")).to_have_count(0)
     expect(answer.locator(".bar")).not_to_contain_text("1/2")
+
+
+def test_with_keys_the_browser_asks_for_one_and_votes_with_it(browser: Browser, tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"her key").hexdigest()
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[[key]]\nname = "ann"\nsha256 = "{digest}"\nscopes = ["chat", "feedback"]\n')
+    own = {"username": "", "password": "her key"}
+    with serving(keys) as closed, chatting(browser, closed, http_credentials=own) as page:
+        answer = ask(page, "who am I")
+        press(answer, "Good answer")
+        expect(button(answer, "Good answer")).to_have_attribute("aria-pressed", "true")
+        assert closed.last(FeedbackKind.THUMB).principal == "key:ann"
 
 
 def test_conversations_are_listed_renamed_and_deleted(page: Page, served: Served) -> None:

@@ -22,6 +22,7 @@ let conversation = shelf.shown() ?? shelf.fresh();
 /** Conversation id -> {turn, answer, abort} of the answer being written there. */
 const runs = new Map();
 const boxes = new Map();
+let leaving = false;
 
 function keep(one = conversation) {
   full.hidden = shelf.keep(one);
@@ -52,6 +53,22 @@ function settleFocus(turn, box, focused) {
   return Boolean(first);
 }
 
+/** Votes are asked for when their answer comes into view, once: a long conversation is not a hundred requests. */
+const asked = new WeakSet();
+function restore(turn) {
+  const answer = shownOf(turn);
+  if (asked.has(answer) || answer.state === "running") return;
+  asked.add(answer);
+  act.restore(turn);
+}
+
+const inView = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    const turn = isIntersecting && [...boxes].find(([, box]) => box === target)?.[0];
+    if (turn) restore(turn);
+  }
+}, { root: log });
+
 const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
 
 /** Draw one turn again; the keyboard's place is kept. */
@@ -63,8 +80,9 @@ function redraw(turn) {
   const box = turn.role === "user" ? userTurn(turn) : assistantTurn(turn, act, state);
   const focused = old?.contains(document.activeElement) ? document.activeElement : null;
   const [near, scroll] = [atEnd(), log.scrollTop];
-  if (old) old.replaceWith(box); else log.append(box);
+  if (old) { inView.unobserve(old); old.replaceWith(box); } else log.append(box);
   boxes.set(turn, box);
+  if (turn.role === "assistant" && !asked.has(shownOf(turn))) inView.observe(box);
   const opened = settleFocus(turn, box, focused);
   if (old && !opened) log.scrollTop = near ? log.scrollHeight : scroll;
 }
@@ -80,6 +98,7 @@ function drawForm() {
 }
 
 function drawAll() {
+  inView.disconnect();
   for (const box of boxes.values()) box.remove();
   boxes.clear();
   empty.hidden = conversation.turns.length > 0;
@@ -94,7 +113,6 @@ function show(one) {
   conversation = one;
   shelf.show(one.id);
   drawAll();
-  for (const turn of one.turns) if (turn.role === "assistant") act.restore(turn);
 }
 
 // Answering
@@ -128,7 +146,7 @@ function growing(turn, answer) {
 
 function ended(answer, error) {
   if (!error) { answer.state = "done"; return; }
-  if (error.name === "AbortError") { answer.state = "stopped"; return; }
+  if (error.name === "AbortError" || leaving) { answer.state = "stopped"; return; }
   Object.assign(answer, { state: "failed", trouble: error.message });
   if (error.wait) answer.retryAt = Date.now() + 1000 * error.wait;
 }
@@ -145,6 +163,7 @@ async function write(turn) {
   const answer = { id: null, receipt: null, model: null, text: "", thumb: null, state: "running" };
   const run = { turn, answer, abort: new AbortController() };
   turn.answers.push(answer);
+  asked.add(answer);
   turn.shown = turn.answers.length - 1;
   Object.assign(viewOf(turn), { panel: null, note: null, trouble: null });
   runs.set(home.id, run);
@@ -205,7 +224,7 @@ const act = {
   show(turn, at) {
     turn.shown = at;
     act.close(turn);
-    act.restore(turn);
+    restore(turn);
   },
 };
 
@@ -276,6 +295,12 @@ log.addEventListener("click", ({ target }) => {
   const turn = button && [...boxes].find(([, box]) => box.contains(button))?.[0];
   if (!turn || runs.get(conversation.id)?.turn === turn) return;
   act.copy(turn, shownOf(turn), button.closest(".code").querySelector("code").textContent);
+});
+
+// Leaving cuts answers off, which is the reader's doing and no failure. Who stays after all has a second to wait.
+addEventListener("beforeunload", () => {
+  leaving = true;
+  setTimeout(() => { leaving = false; }, 1000);
 });
 
 addEventListener("pagehide", () => {
