@@ -343,7 +343,7 @@ def people_section(row: Row) -> Section:
         blocks.append(f"and {len(rows) - most} more")
     if row["worth"]:
         doubted = ", ".join(f"{name} {100 * worth:.0f}%" for name, worth in row["worth"].items())
-        blocks.append(f"Votes that count for less, for contradicting others on the same answers: {doubted}.")
+        blocks.append(f"Votes that count for less, for contradicting others: {doubted}.")
     for name, one in row["signals"].items():
         blocks.append(f"{name} weighs {one['weight']:.2f}, by {one['seen']} outright opinions beside it.")
     if row["propensity"]["answers"]:

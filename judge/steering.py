@@ -1,4 +1,4 @@
-"""Leave one out: whose votes alone turn round what everybody else's would teach. Pure.
+"""Leave one out: whose votes alone turn round what everybody else's would teach, or are many against it. Pure.
 
 What examples would teach is the gradient at zero of a linear model of what people like: the sum of weight x sign x
 features over all of them, the features being words, pairs of words and a few marks of style. Leaving a person out
@@ -6,12 +6,16 @@ leaves the rest of that sum. Where rest and whole point in opposite directions (
 contradicts the others and outweighs them together. It counts only where the others are of one mind among themselves
 (a sign test): who outweighs people that vote by the coin turns nothing round.
 
+Who merely pulls against the others and says more than most counts as one person: eagerness is no vote against
+everybody else. A taste of few then weighs what few people weigh, however busy they are.
+
 A linear model stands in for the real one, whose gradient would cost a pass over all examples before training. Caps on
 shares make such a person rare; this is the check that they did.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +32,42 @@ Floats = NDArray[np.float64]
 
 def turning(likings: Sequence[Liking], pairs: Sequence[Pair]) -> dict[str, float]:
     """People without whom the examples teach the contrary -> cosine (below 0) of what is left with the whole."""
+    people = pulls_of(likings, pairs)
+    if not people:
+        return {}
+    whole = sum(people.values(), np.zeros_like(next(iter(people.values()))))
+    found = {person: cosine(whole, whole - pull) for person, pull in people.items()}
+    return {
+        person: value
+        for person, value in sorted(found.items())
+        if value < 0 and of_one_mind([pull for other, pull in people.items() if other != person])
+    }
+
+
+def overbearing(likings: Sequence[Liking], pairs: Sequence[Pair]) -> dict[str, float]:
+    """People who pull against all the others and say more than most -> what their votes count, below 1: together as
+    much as everything that the median person said.
+    """
+    weights: dict[str, float] = defaultdict(float)
+    items: list[Liking | Pair] = [*likings, *pairs]
+    for item in items:
+        for person, part in _parts(item).items():
+            weights[person] += part * item.weight
+    usual = median(weights.values()) if weights else 0.0
+    busy = {person: usual / weight for person, weight in sorted(weights.items()) if weight > usual}
+    people = pulls_of(likings, pairs) if busy else {}
+    return {person: factor for person, factor in busy.items() if contrary(person, people)}
+
+
+def contrary(person: str, people: Mapping[str, Floats]) -> bool:
+    """Whether somebody pulls against what all the others teach, and those are of one mind."""
+    others = [pull for other, pull in people.items() if other != person]
+    rest = sum(others, np.zeros_like(people[person]))
+    return cosine(people[person], rest) < 0 and of_one_mind(others)
+
+
+def pulls_of(likings: Sequence[Liking], pairs: Sequence[Pair]) -> dict[str, Floats]:
+    """What everybody's examples teach: person -> the sum of weight x sign x features (F,)."""
     texts = [one.answer.text for one in likings]
     texts += [text for pair in pairs for text in (pair.chosen, pair.rejected.text)]
     if not texts:
@@ -42,13 +82,7 @@ def turning(likings: Sequence[Liking], pairs: Sequence[Pair]) -> dict[str, float
         chosen, rejected = rows[len(likings) + 2 * at], rows[len(likings) + 2 * at + 1]
         for person, part in _parts(pair).items():
             people[person] += part * pair.weight * (2 * pair.q - 1) * (chosen - rejected)
-    whole = sum(people.values(), np.zeros(rows.shape[1]))
-    found = {person: cosine(whole, whole - pull) for person, pull in people.items()}
-    return {
-        person: value
-        for person, value in sorted(found.items())
-        if value < 0 and of_one_mind([pull for other, pull in people.items() if other != person])
-    }
+    return dict(people)
 
 
 def of_one_mind(pulls: Sequence[Floats]) -> bool:

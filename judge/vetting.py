@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from judge.background import NOTHING, Background
 from judge.config import DefenceConfig, FeedbackConfig
 from judge.opinions import person_opinion
-from judge.pairs import Preferences, answer_of, build
+from judge.pairs import Preferences, answer_of, build, cap_people
 from judge.phrases import Heard, Said, needed, private, runs_of_all
 from judge.raters import below_chance, rate, worth
-from judge.steering import turning
+from judge.steering import overbearing, turning
 from store.judging import Label
 from store.records import Completion, Evidence, Feedback, Message, Source
 
@@ -60,14 +60,17 @@ def vet(facts: Facts, config: FeedbackConfig) -> Background:
     spared = {*facts.pardoned, *facts.quarantined}
     held = {name: why for name, why in held.items() if name not in spared}
     good = would_train(facts, {*held, *facts.quarantined}, config)
-    if len(people) > FEW:
-        newest = config.max_examples
-        turned = turning(good.likings[-newest:], good.pairs[-newest:])
-        steers = [item.feedback for item in facts.said if item.feedback.principal in turned]
-        held |= {event.id: STEERS for event in steers if event.id not in {*spared, *held}}
     counts = {
         name: worth(rater, least=rules.min_shared) for name, rater in raters.items() if name not in outliers
     }
+    if len(people) > FEW:
+        newest = config.max_examples
+        likings, pairs = list(good.likings[-newest:]), list(good.pairs[-newest:])
+        for name, factor in overbearing(likings, pairs).items():
+            counts[name] = factor * counts.get(name, 1.0)
+        turned = turning(*cap_people(likings, pairs, config.principal_share_floor))
+        steers = [item.feedback for item in facts.said if item.feedback.principal in turned]
+        held |= {event.id: STEERS for event in steers if event.id not in {*spared, *held}}
     return Background(
         alone=len(people) <= 1,
         held=held,
@@ -130,8 +133,11 @@ def truths_of(facts: Facts) -> dict[Answered, bool]:
 
 
 def would_train(facts: Facts, held: Collection[str], config: FeedbackConfig) -> Preferences:
-    """What everything said would teach, were it all trained on now; without what is held back, or dictated."""
-    everything = config.model_copy(update={"never_train": 0.0, "max_examples": 2**31})
+    """What everything said would teach, were it all trained on now and nobody's share capped; without what is held
+    back, or dictated.
+    """
+    whole = {"never_train": 0.0, "max_examples": 2**31, "principal_share_floor": 1.0}
+    everything = config.model_copy(update=whole)
     trained = [item for item in facts.said if item.feedback.id not in held]
     return build(trained, facts.known, everything)
 

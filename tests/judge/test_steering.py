@@ -8,7 +8,7 @@ import pytest
 from judge.background import NOTHING
 from judge.config import DefenceConfig, FeedbackConfig
 from judge.pairs import build
-from judge.steering import cosine, features, turning
+from judge.steering import cosine, features, overbearing, turning
 from judge.vetting import STEERS, Facts, vet
 from store.records import Evidence
 from tests.judge.test_pairs import ALL, said
@@ -66,6 +66,38 @@ def test_the_cap_on_shares_holds_such_a_person_already() -> None:
     evidence = [*crowd(9, 8), *votes("eve", 400, likes="prose")]
     assert turned(evidence, UNCAPPED) == {"eve"}
     assert turned(evidence, FeedbackConfig(never_train=0.0)) == set()
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        ([], {}),
+        (crowd(6, 8), {}),  # all agree
+        ([*crowd(6, 8), *votes("eager", 40, likes="list")], {}),  # says more than most, and the same
+        ([*crowd(6, 8), *votes("eve", 8, likes="prose")], {}),  # the contrary, as often as most
+        ([*crowd(6, 8), *votes("eve", 40, likes="prose")], {"eve": 0.2}),  # both: 40 votes count as 8
+        (
+            [*crowd(12, 4), *votes("eve", 10, likes="prose"), *votes("mallory", 16, likes="prose", start=50)],
+            {"eve": 0.4, "mallory": 0.25},
+        ),
+    ],
+)
+def test_who_is_busy_against_all_the_others_counts_as_one_of_them(
+    evidence: list[Evidence], expected: dict[str, float]
+) -> None:
+    found = build(evidence, {}, UNCAPPED, NOTHING)
+    assert overbearing(found.likings, found.pairs) == pytest.approx(expected)
+
+
+def test_vetting_weighs_whoever_is_busy_against_the_others_as_one() -> None:
+    evidence = [*crowd(12, 4), *votes("eve", 16, likes="prose"), *votes("eager", 16, likes="list", start=50)]
+    background = vet(Facts(evidence), ALL)
+    assert background.worth == {"eve": pytest.approx(0.25)}
+    trained = build(evidence, {}, UNCAPPED, background)
+    weights = {one.events[0].principal: one.weight for one in trained.likings}
+    assert weights["eve"] == pytest.approx(0.25) and weights["eager"] == weights["p0"] == 1
+    off = FeedbackConfig(defence=DefenceConfig(enabled=False))
+    assert vet(Facts(evidence), off).worth == {}
 
 
 def test_edits_turn_as_votes_do() -> None:
