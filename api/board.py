@@ -65,6 +65,14 @@ def adapter_row(one: Adapter, thumbs: Thumbs | None, kl_base: float | None) -> A
     )
 
 
+def measured(store: Store, some: Sequence[Adapter]) -> dict[str, float]:
+    """KL to base by version; nothing of one that its iteration passed over, whose numbers are the other's."""
+    numbers = [one.iteration for one in some if one.iteration is not None]
+    kept = store.history.candidates(numbers)
+    found = store.history.metrics(numbers, ["kl/base_token"])
+    return {kept[number]: of["kl/base_token"] for number, of in found.items() if number in kept}
+
+
 def shortened(line: Sequence[str], most: int = 8) -> tuple[list[str], int]:
     """The end of a line that grew long, and how many stand before it."""
     return list(line[-most:]), max(0, len(line) - most)
@@ -75,13 +83,9 @@ def adapters(store: Store, *, limit: int) -> dict[str, Any]:
     known = store.adapters.known()
     active = store.adapters.active()
     thumbs = {one.version: one for one in store.outcomes.thumbs()}
-    numbers = store.history.metrics(
-        [one.iteration for one in known.values() if one.iteration is not None], ["kl/base_token"]
-    )
-    rows = [
-        adapter_row(one, thumbs.get(one.version), numbers.get(one.iteration or 0, {}).get("kl/base_token"))
-        for one in list(known.values())[:limit]
-    ]
+    shown = list(known.values())[:limit]
+    distances = measured(store, shown)
+    rows = [adapter_row(one, thumbs.get(one.version), distances.get(one.version)) for one in shown]
     parents = {version: one.parent for version, one in known.items()}
     line = lineage_of(active.version if active else None, parents)[::-1]
     chain, before = shortened(line)
@@ -108,8 +112,7 @@ def adapter(store: Store, version: str) -> dict[str, Any]:
     """
     one = store.adapters.get(version)
     thumbs = {each.version: each for each in store.outcomes.thumbs()}
-    numbers = store.metrics.get(one.iteration) if one.iteration is not None else {}
-    row = adapter_row(one, thumbs.get(version), numbers.get("kl/base_token"))
+    row = adapter_row(one, thumbs.get(version), measured(store, [one]).get(version))
     full = views.adapter_in_full(store, version)
     ancestors, before = shortened(full["ancestors"][-2::-1])
     return {"one": full, "ancestors": ancestors, "before": before, "row": row}

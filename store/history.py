@@ -58,6 +58,14 @@ class History:
             found.setdefault(row["iteration"], {})[row["name"]] = row["value"]
         return found
 
+    def candidates(self, among: Iterable[int]) -> dict[int, str]:
+        """The version that each iteration ended with: its measurements are of that one, whatever else it trained."""
+        sql = (
+            "select id, candidate from iterations where candidate is not null "
+            "and id in (select value from json_each(?))"
+        )
+        return {row["id"]: row["candidate"] for row in self._session.rows(sql, [listed(among)])}
+
     def verdicts(self, among: Iterable[int]) -> dict[int, dict[Verdict, int]]:
         """How many checks of each iteration ended how."""
         rows = self._session.rows(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,14 @@ def test_a_long_line_of_adapters_is_told_by_its_end(client: TestClient, store: S
     assert f'href="/ops/rollback?version={version_of(38)}"' in page and version_of(2) not in page
     alone = client.get(f"/ops/adapters/{version_of(37)}").text
     assert "<li>16 more</li>" in alone and version_of(35) in alone and version_of(1) not in alone
+
+
+def test_a_version_that_was_passed_over_has_not_the_others_numbers(client: TestClient, past: Store) -> None:
+    other = Adapter("it0008-other", None, 8, Path("/none"), "d" * 64, AdapterStatus.REJECTED, 1.0, NOW)
+    past.adapters.add(other)
+    distance = f"{past.metrics.get(8)['kl/base_token']:.3f}"
+    assert distance in client.get(f"/ops/adapters/{version_of(8)}").text
+    assert distance not in client.get("/ops/adapters/it0008-other").text
 
 
 def test_iterations_are_paged(client: TestClient, store: Store, clock: Clock) -> None:

@@ -32,6 +32,8 @@ def test_numbers_verdicts_limits_and_stages_by_iteration(store: Store, two: tupl
     assert history.verdicts(two) == {first: {Verdict.PASS: 1}, second: {Verdict.FAIL: 1}}
     assert history.limits([first], names) == {first: {"kl/step_token": Limits(0.15, 0.3)}}
     assert [entry.stage for entry in history.stages(two)[second]] == [Stage.QUEUED, Stage.REJECTED]
+    store.iterations.move(first, Stage.REJECTED, changes={"candidate": "it0001-a"})
+    assert history.candidates(two) == {first: "it0001-a"}
     assert history.metrics([], names) == {} and history.stages([]) == {}
 
 
