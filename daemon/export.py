@@ -7,6 +7,7 @@ every model that learns from the file.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,9 @@ def everything(store: Store, config: FeedbackConfig) -> Preferences:
     whole = config.model_copy(
         update={"never_train": 0.0, "max_examples": max(2, len(evidence)), "signals": STATED}
     )
-    return build(
-        evidence, {key: c for key, c in found.items() if c.stored}, whole, background_of(store, config)
-    )
+    # What was said outright is exported, whatever weak signals were found to weigh.
+    background = replace(background_of(store, config), signals=None)
+    return build(evidence, {key: c for key, c in found.items() if c.stored}, whole, background)
 
 
 def export(store: Store, config: FeedbackConfig, directory: Path) -> dict[str, int]:
