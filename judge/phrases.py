@@ -128,7 +128,8 @@ def private(
             a second name vouches for nothing.
         length: words of a run.
         repeats: texts a run must be in; what is said less often is chance.
-        people: how many people must have it, or have been given it, for it to be everybody's (`needed`).
+        people: how many people must have it for it to be everybody's (`needed`). All who would have it trained
+            count as one beside others who were given it: a few who collude do not need fewer of these.
     """
     if people <= 1:
         return frozenset()
@@ -142,12 +143,14 @@ def private(
                 texts[run] += 1
                 holders[run] |= one.people
     open_ = {run for run, times in texts.items() if times >= repeats and len(holders[run]) < people}
+    given: dict[str, set[str]] = defaultdict(set)
     for other in heard:
         if not open_:
             break
         for run in (runs(other.text, length) & open_) - runs_of_all(other.prompt, length):
-            holders[run].add(other.person)
-            if len(holders[run]) >= people:
+            if other.person not in holders[run]:
+                given[run].add(other.person)
+            if len(given[run]) >= people - 1:
                 open_.discard(run)
     return frozenset(open_)
 
