@@ -6,9 +6,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from api.deps import Services
+from api.spans import attributes
 from policies.engine import Delta, Engine, TokenLogprob, Usage
 from store.errors import EngineError, EngineLost
-from store.records import Choice, Completion, CompletionStatus, Message, Sampling
+from store.records import BASE, Choice, Completion, CompletionStatus, Message, Sampling
 
 
 @dataclass(slots=True)
@@ -46,12 +47,13 @@ class Piece:
 
 @dataclass(slots=True)
 class Run:
-    """`completion` is the row as begun; `first_token_at` by the services' clock."""
+    """`completion` is the row as begun; `first_token_at` by the services' clock; `traceparent` as it came."""
 
     completion: Completion
     streams: list[AsyncIterator[Delta]]
     drafts: list[Draft]
     first_token_at: float | None = None
+    traceparent: str | None = None
 
     @property
     def usage(self) -> Usage:
@@ -175,6 +177,18 @@ async def settle(run: Run, status: CompletionStatus, services: Services, *, cut_
         usage=(usage.prompt_tokens, usage.completion_tokens),
         first_token_s=None if first is None else first - began,
         latency_s=None if cut_off else latency,
+    )
+    services.spans.answered(
+        attributes(
+            run.completion,
+            status,
+            model=run.completion.adapter or BASE,
+            reasons=tuple(draft.finish_reason or status.value for draft in run.drafts),
+            tokens=(usage.prompt_tokens, usage.completion_tokens),
+        ),
+        began=began,
+        until=began + latency,
+        parent=run.traceparent,
     )
     meters = services.meters
     meters.completions.labels(status.value).inc()

@@ -1,8 +1,10 @@
 """The app, as a value: give it a store, an engine and settings, and it speaks HTTP for them."""
 
+import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 
 from fastapi import FastAPI
@@ -15,11 +17,19 @@ from api.deps import Services, no_queue
 from api.middleware import BodyLimit, RequestContext
 from api.privacy import Privacy
 from api.routes import chat, feedback, health, login, models, operator, ops, pages, steer
+from api.spans import spans_to
 from policies.engine import Engine
 from store.config import PrivacyConfig
 from store.db import Store
 from store.errors import HonedError
 from store.judging import Queue
+
+
+@contextlib.asynccontextmanager
+async def telling(app: FastAPI) -> AsyncIterator[None]:
+    """Spans that wait are sent before the app ends."""
+    yield
+    await asyncio.to_thread(app.state.services.spans.close)
 
 
 def create_app(  # noqa: PLR0913 - what an app is made of, by name
@@ -39,7 +49,7 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
     `privacy`: what is not kept; the defaults where nothing is said.
 
     Raises:
-        ConfigError: the keys file is not what it should be.
+        ConfigError: the keys file is not what it should be, or spans are wanted and cannot be sent.
     """
     keys = None if settings.keys_file is None else auth.load_keys(settings.keys_file)
     services = Services(
@@ -52,9 +62,10 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
         attested=attested,
         privacy=Privacy.of(privacy or PrivacyConfig()),
         queue=queue or no_queue,
+        spans=spans_to(settings.otlp_endpoint),
     )
     # No interactive docs: theirs come from another host. docs/http-api.md and /openapi.json say the same.
-    app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="honed", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=telling)
     app.state.services = services
     app.state.templates = pages.templates()
     errors.install(app)

@@ -14,6 +14,9 @@ class ApiConfig(BaseModel):
     """Port to listen on; 0 lets the system choose."""
     keys_file: Path | None = None
     """TOML file of `[[key]]` tables (name, sha256, scopes). Absent: open mode, everyone has every scope."""
+    otlp_endpoint: str | None = Field(default=None, pattern=r"^https?://\S+$")
+    """Where answers are told as OpenTelemetry spans, without a word of them: OTLP over HTTP, such as
+    http://127.0.0.1:4318/v1/traces. Needs `pip install 'honed[otel]'`. Unset: nowhere."""
     requests_per_minute: int = Field(default=0, ge=0)
     """Requests that each key (in open mode, each name) may make in a minute, ten seconds' worth of them at once; more
     are 429 with Retry-After. 0: any number. A key's own `requests_per_minute` goes before this one."""

@@ -13,6 +13,7 @@ from api.errors import TooMany
 from api.limits import Limiter
 from api.meters import Meters
 from api.privacy import Privacy
+from api.spans import NoSpans, Spans
 from policies.engine import Engine
 from store.config import PrivacyConfig
 from store.db import Store
@@ -44,6 +45,7 @@ class Services:
 
     queue: Callable[[int], Queue] = no_queue
     limiter: Limiter = field(default_factory=Limiter)
+    spans: Spans = field(default_factory=NoSpans)
 
     async def open_versions(self) -> frozenset[str]:
         """Versions that may answer now."""

@@ -175,6 +175,7 @@ async def chat(body: ChatRequest, request: Request, services: Given, principal: 
         raise Invalid(f"n: at most {services.settings.max_choices} here", param="n")
     row = record(body, request, principal, services)
     run, adapter = await start(body, row, services)
+    run.traceparent = request.headers.get("traceparent")
     model = adapter.version if adapter else BASE
     face = Face(row.id, int(row.created_at), model, fingerprint(services, adapter))
     headers = {"x-honed-receipt": services.receipt(row), "x-honed-adapter": model}
