@@ -60,7 +60,9 @@ def train(client: Client, number: int, stage: str) -> str:
 
 
 def test_votes_down_after_a_promotion_bring_the_old_version_back(tiny_model: Path, tmp_path: Path) -> None:
-    with running(tmp_path / "state", tiny_model, HONED_DAEMON__SCHEDULE__ENABLED="true") as service:
+    # The schedule is on, for its cool-down is told, and waits for more votes than these.
+    schedule = {"HONED_DAEMON__SCHEDULE__ENABLED": "true", "HONED_DAEMON__SCHEDULE__MIN_FEEDBACK": "1000"}
+    with running(tmp_path / "state", tiny_model, **schedule) as service:
         client = service.wait_until_ready()
         assert client is not None, service.tail()
         liked = opinions(client, 24, 6, seed=1)
