@@ -15,6 +15,7 @@ def top(
 ) -> None:
     """What the service does right now, drawn again and again; once, where there is no terminal."""
     import shutil
+    import signal
     import sys
     import time
     from dataclasses import asdict
@@ -32,6 +33,8 @@ def top(
     from rich.live import Live
     from rich.text import Text
 
+    # Ctrl-C ends it wherever it was started: a shell's background jobs begin with interrupts ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before = None
     with Live(screen=True, auto_refresh=False) as live:
         try:

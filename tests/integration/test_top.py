@@ -41,6 +41,7 @@ def test_the_screen_follows_the_service_until_interrupted(tiny_model: Path, tmp_
             ask(client, "hello")
             read_until(ours, ["answers                            1 "])
             watching.send_signal(signal.SIGINT)
+            read_until(ours, ["\x1b[?1049l"])  # the terminal is given back as it was
             assert watching.wait(20) == 0
         finally:
             watching.kill()
