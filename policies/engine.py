@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from store.records import Message, Sampling
 
@@ -87,6 +87,15 @@ class EngineHealth:
     waiting: int
     adapters: tuple[str, ...]
     detail: str = ""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that has metrics of its own beside what `health` tells."""
+
+    async def metrics(self) -> str:
+        """Prometheus exposition text; empty where nobody answers."""
+        ...
 
 
 class Engine(Protocol):

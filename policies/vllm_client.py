@@ -74,6 +74,10 @@ class VllmClient:
         """Returns if the engine behind the server lives."""
         await self._request("GET", "/health")
 
+    async def metrics(self) -> str:
+        """What the server tells Prometheus."""
+        return (await self._request("GET", "/metrics")).text
+
     async def cards(self) -> list[Card]:
         """The base and the adapters requests may name."""
         async with self._errors():

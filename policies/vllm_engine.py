@@ -24,6 +24,7 @@ from policies.streams import DeltaStream
 from policies.vllm_attempts import Attempts, failure
 from policies.vllm_client import AWAY, Patience, ServerRefused, VllmClient
 from policies.vllm_fleet import Fleet, FleetLimits, Host
+from policies.vllm_metrics import merged
 from policies.vllm_replica import BASE_SALT, COPIES_AGREE, Expected, Replica, Served
 from policies.vllm_rotation import Rotation
 from policies.vllm_stream import Writer, deltas, request_body
@@ -173,6 +174,14 @@ class VllmEngine:
             waiting=self._admission.waiting,
             adapters=self._fleet.open(),
             detail=self._rotation.details(),
+        )
+
+    async def metrics(self) -> str:
+        """The servers' own metrics, those of servers that answer now."""
+        serving = self._rotation.serving()
+        found = await asyncio.gather(*(one.client.metrics() for one in serving), return_exceptions=True)
+        return merged(
+            {one.url: text for one, text in zip(serving, found, strict=True) if isinstance(text, str)}
         )
 
     async def yield_compute(self) -> None:

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 
 from api import views
 from api.deps import Given, Operator, Services
+from policies.engine import Metered
 from store.records import BASE
 
 router = APIRouter()
@@ -64,4 +65,6 @@ async def metrics(services: Given, _: Operator) -> Response:
         stages=Counter(one.stage.value for one in iterations),
         judges=judges,
     )
+    if isinstance(services.engine, Metered):
+        text += (await services.engine.metrics()).encode()
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -33,6 +33,8 @@ class FakeVllm:
             body = json.loads(await reader.readexactly(size)) if size else {}
             if path == "/v1/completions" and body.get("stream"):
                 await self.answer(body, writer)
+            elif path == "/metrics" and not self.dead:
+                send(writer, 200, f"# TYPE vllm:asked gauge\nvllm:asked {self.asked}\n".encode())
             else:
                 status, answer = await self.call(path, body)
                 send(writer, status, json.dumps(answer).encode())

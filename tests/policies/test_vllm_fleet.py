@@ -361,3 +361,14 @@ def test_an_adapter_no_server_takes_is_refused_and_its_answers_were_none(play: C
         await at.serving()
 
     play(scene)
+
+
+def test_metrics_are_of_the_servers_that_answer(play: Callable[..., None]) -> None:
+    async def scene(told: Scene) -> None:
+        both = await told.engine.metrics()
+        assert [f'server="{fake.url}"' in both for fake in told.servers] == [True, True]
+        told.servers[0].dead = True
+        left = await told.engine.metrics()
+        assert [f'server="{fake.url}"' in left for fake in told.servers] == [False, True]
+
+    play(scene, 2)
