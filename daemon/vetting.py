@@ -12,6 +12,7 @@ from judge.propensity import Shown, weights
 from judge.signals import refit
 from judge.vetting import DAILY_LIMIT, STEERS, UNRELIABLE, Facts, vet
 from store.db import Store
+from store.quarantine import Quarantined
 from store.records import Completion, Evidence, Source
 
 #: Who holds events back before anything learned from them.
@@ -24,6 +25,8 @@ REASONS = {
 }
 #: The newest operators' labels that are looked at.
 LABELS = 1000
+#: Seconds between holding and letting go in one transaction, at the most.
+BREATH = 1.0
 
 
 def background_now(runtime: Known) -> Background:
@@ -36,10 +39,12 @@ def background_now(runtime: Known) -> Background:
 def background_of(store: Store, config: FeedbackConfig, *, before: float | None = None) -> Background:
     """The same, of what was said before a time, or up to now."""
     said = store.feedback.spoken(before=before)
+    found = vetted(store, config, said)
+    held = {*found.held, *(one.feedback_id for one in store.quarantine.held())}
     return replace(
-        vetted(store, config, said),
+        found,
         propensity=weights(shown_of(store, said, config.propensity), config.propensity),
-        signals=refit(said, config.signals),
+        signals=refit([item for item in said if item.feedback.id not in held], config.signals),
     )
 
 
@@ -80,9 +85,19 @@ def vetted(store: Store, config: FeedbackConfig, said: Sequence[Evidence]) -> Ba
         log=[one for one in log if one.stored],
         labels=labels,
         quarantined={one.feedback_id for one in history if one.released_at is None},
-        pardoned={one.feedback_id for one in history if one.released_at is not None},
+        pardoned={one.feedback_id for one in history if pardoned(one)},
     )
     return vet(facts, config)
+
+
+def pardoned(one: Quarantined) -> bool:
+    """Whether an operator let it out. Held and let go in one breath, as when what somebody else was forgotten for is
+    made new again (`Quarantine.renew`), is no pardon.
+    """
+    if one.released_at is None:
+        return False
+    renewed = (one.actor, one.reason) == (one.released_by, one.released_because)
+    return not (renewed and one.released_at - one.at < BREATH)
 
 
 def hold(store: Store, iteration: int, background: Background) -> dict[str, int]:

@@ -3,10 +3,10 @@
 On answers of which somebody said something outright (a thumb, stars), the odds that they liked it are a logistic
 regression on what they did besides. A signal's coefficient b says how far it moves the odds; at even odds that makes
 a probability s(b), and a weight of |2 s(b) - 1|. Even odds, not those of the service: where nine thumbs of ten are
-up, a signal that says nothing would else be worth 0.8.
+up, a signal that says nothing would else be worth 0.8. Everybody counts alike, and what is held back does not count.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +25,8 @@ WEAK: Mapping[str, tuple[int, Callable[[Feedback], bool]]] = {
 OUTRIGHT = frozenset({FeedbackKind.THUMB, FeedbackKind.RATING})
 #: scikit-learn's inverse strength of the ridge: a coefficient of 1 costs as much as half a vote.
 RIDGE_C = 1.0
+#: A weight is fitted once so many people sent the signal, or all there are: nobody says alone what others mean by it.
+PEOPLE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,40 +41,51 @@ class Worth:
 
 def refit(said: Iterable[Evidence], signals: SignalsConfig) -> Worth:
     """Weights of the weak signals by what people said outright of the same answers, where enough did."""
-    rows, liked = observed(said, signals)
+    rows, liked, people = observed(said, signals)
     counts = {name: sum(row[at] for row in rows) for at, name in enumerate(WEAK)}
+    several = min(PEOPLE, len(set(people)))
     enough = [
         name
-        for name, count in counts.items()
-        if signals.refit_min and min(count, len(rows) - count) >= signals.refit_min
+        for at, (name, count) in enumerate(counts.items())
+        if signals.refit_min
+        and min(count, len(rows) - count) >= signals.refit_min
+        and len({who for row, who in zip(rows, people, strict=True) if row[at]}) >= several
     ]
     if not enough or len(set(liked)) < 2:
         return Worth(signals)
-    moves = dict(zip(WEAK, _coefficients(rows, liked), strict=True))
+    moves = dict(zip(WEAK, _coefficients(rows, liked, people), strict=True))
     fitted = {name: _weight(moves[name] * WEAK[name][0], signals.refit_floor) for name in enough}
     return Worth(signals.model_copy(update=fitted), {name: counts[name] for name in enough})
 
 
-def observed(said: Iterable[Evidence], signals: SignalsConfig) -> tuple[list[tuple[bool, ...]], list[bool]]:
-    """Per person and answer that was spoken of outright: which weak signals there were, and whether it was liked."""
+def observed(
+    said: Iterable[Evidence], signals: SignalsConfig
+) -> tuple[list[tuple[bool, ...]], list[bool], list[str]]:
+    """Per person and answer that was spoken of outright: which weak signals there were, whether it was liked, and who
+    said so.
+    """
     everything: dict[tuple[str, str, int], list[Feedback]] = defaultdict(list)
     for item in said:
         event = item.feedback
         everything[event.principal, event.completion_id, event.choice_index].append(event)
-    rows, liked = [], []
-    for events in everything.values():
+    rows, liked, people = [], [], []
+    for (person, _, _), events in everything.items():
         opinion = person_opinion([event for event in events if event.kind in OUTRIGHT], signals)
         if opinion:
             rows.append(tuple(any(is_one(event) for event in events) for _, is_one in WEAK.values()))
             liked.append(opinion > 0)
-    return rows, liked
+            people.append(person)
+    return rows, liked, people
 
 
-def _coefficients(rows: list[tuple[bool, ...]], liked: list[bool]) -> list[float]:
+def _coefficients(rows: list[tuple[bool, ...]], liked: list[bool], people: list[str]) -> list[float]:
+    """Everybody counts alike, however many answers they spoke of; the ridge sees as many rows as there are."""
     from sklearn.linear_model import LogisticRegression
 
+    each = Counter(people)
+    share = [len(people) / (len(each) * each[person]) for person in people]
     model = LogisticRegression(C=RIDGE_C, tol=1e-6, max_iter=1000)
-    model.fit(np.array(rows, dtype=np.float64), np.array(liked))
+    model.fit(np.array(rows, dtype=np.float64), np.array(liked), sample_weight=np.array(share))
     return [float(value) for value in model.coef_[0]]
 
 

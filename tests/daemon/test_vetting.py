@@ -14,7 +14,7 @@ from daemon.plan import Reader, page, plan_now
 from daemon.quarantine import release
 from judge.config import DefenceConfig, FeedbackConfig, PropensityConfig
 from store.db import Store
-from store.records import Choice, FeedbackKind, Message
+from store.records import Choice, Example, FeedbackKind, Message, Split
 from tests.store.conftest import completion, event
 
 PEOPLE = ("ann", "bob", "eve", "mallory")
@@ -128,3 +128,15 @@ def test_the_plan_tells_what_weak_signals_were_found_to_weigh(known: Reader, sto
     row = plan_now(known)
     assert row["signals"]["copy_click"] == {"weight": pytest.approx(0.8, abs=0.1), "seen": 80}
     assert "copy_click weighs 0.7" in text(page(row), 100)
+
+
+def test_what_is_made_new_again_when_somebody_is_forgotten_is_nobodys_pardon(
+    known: Reader, store: Store
+) -> None:
+    quarrel(store, 0, 8)
+    begun = store.iterations.begin(trigger="test", incumbent=None, config={})
+    votes = [item.feedback for item in store.feedback.live() if item.feedback.principal == "mallory"]
+    rows = [Example(begun.id, one.id, one.completion_id, Split.TRAIN, "kto", True, 1.0) for one in votes]
+    store.iterations.add_examples(rows)
+    assert store.quarantine.renew([begun.id], kept=(), actor="forget", reason="they asked for it") == 8
+    assert set(vetting.background_now(known).held) == {one.id for one in votes}

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -75,10 +76,43 @@ def test_below_the_floor_a_signal_is_none() -> None:
 
 def test_who_only_copied_or_is_of_two_minds_is_not_counted() -> None:
     one = answer("a", "Text.")
-    assert observed([said(one, "click", "copy")], SignalsConfig()) == ([], [])
-    assert observed([said(one, "rating", 3), said(one, "click", "copy")], SignalsConfig()) == ([], [])
+    assert observed([said(one, "click", "copy")], SignalsConfig()) == ([], [], [])
+    assert observed([said(one, "rating", 3), said(one, "click", "copy")], SignalsConfig()) == ([], [], [])
     both = [said(one, "rating", 5, who="ann"), said(one, "click", "share", who="ann")]
-    assert observed(both, SignalsConfig()) == ([(False, False, True)], [True])
+    assert observed(both, SignalsConfig()) == ([(False, False, True)], [True], ["ann"])
+
+
+def alone(count: int, kind: str, value: str, *, up: bool, who: str = "mallory") -> list[Evidence]:
+    """Thumbs of one person, each beside a signal."""
+    found = []
+    for number in range(count):
+        one = answer(f"{who}{number}", f"Own {number}.")
+        found += [said(one, "thumb", up, who=who), said(one, kind, value, who=who)]
+    return found
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_nobody_says_alone_what_others_mean_by_a_signal(up: bool) -> None:
+    honest = crowd(0.5, {True: 0.0, False: 0.0}, count=120)
+    for kind, value in SENT.values():
+        found = refit([*honest, *alone(400, kind, value, up=up)], SignalsConfig())
+        assert found == Worth(SignalsConfig())
+
+
+def test_who_says_more_counts_no_more() -> None:
+    honest = crowd(0.5, {True: 0.6, False: 0.2}, count=600)
+    told = refit(honest, SignalsConfig()).signals.copy_click
+    against = refit([*honest, *alone(600, "click", "copy", up=False)], SignalsConfig()).signals.copy_click
+    assert against > told - 0.15
+
+
+def test_who_is_alone_here_means_what_they_mean() -> None:
+    mine = [
+        *alone(100, "click", "copy", up=True, who="ann"),
+        *crowd(0.3, {True: 0.0, False: 0.0}, count=120),
+    ]
+    own = [replace(item, feedback=replace(item.feedback, principal="ann")) for item in mine]
+    assert refit(own, SignalsConfig()).signals.copy_click > 0.5
 
 
 def test_what_was_fitted_weighs_in_training() -> None:
