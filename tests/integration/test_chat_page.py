@@ -63,6 +63,27 @@ def test_a_vote_fills_survives_a_reload_and_is_taken_back(page: Page, served: Se
     expect(button(page.locator("article.assistant"), "Bad answer")).to_have_attribute("aria-pressed", "true")
 
 
+def test_a_vote_whose_word_was_lost_is_a_new_one_once_another_came_between(
+    page: Page, served: Served
+) -> None:
+    answer = ask(page, "how deep is the sea")
+    before = len(served.events(FeedbackKind.THUMB))
+    page.route(
+        "**/v1/feedback", lambda route: (route.fetch(), route.abort())
+    )  # taken, and nobody hears of it
+    press(answer, "Good answer")
+    served.last(FeedbackKind.THUMB, before + 1)
+    expect(button(answer, "Good answer")).to_have_attribute("aria-pressed", "false")
+    page.unroute("**/v1/feedback")
+    press(answer, "Bad answer")
+    expect(button(answer, "Bad answer")).to_have_attribute("aria-pressed", "true")
+    press(answer, "Good answer")
+    expect(button(answer, "Good answer")).to_have_attribute("aria-pressed", "true")
+    last = served.last(FeedbackKind.THUMB, before + 3)
+    [counts] = served.store.feedback.latest(last.completion_id)
+    assert (counts.id, counts.value) == (last.id, True)
+
+
 def test_only_what_the_service_acknowledged_is_shown_as_voted(page: Page, served: Served) -> None:
     answer = ask(page, "how tall is a tree")
     before = len(served.events(FeedbackKind.THUMB))

@@ -7,6 +7,14 @@ const PATIENCE_MS = 20_000;
 /** Ids of events whose acknowledgement has not been seen: sent again, they are stored once. */
 const unsure = new Map();
 
+/** What was said before of the same, and never seen acknowledged, is overtaken: said again it is a new event. */
+function settle({ completion_id, kind }) {
+  for (const text of unsure.keys()) {
+    const event = JSON.parse(text);
+    if (event.completion_id === completion_id && event.kind === kind) unsure.delete(text);
+  }
+}
+
 function newId() {
   return `web-${Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
@@ -27,7 +35,7 @@ export async function tell(answer, kind, value, more = {}) {
     signal: AbortSignal.timeout(PATIENCE_MS),
     keepalive: same.length < 30_000,
   });
-  unsure.delete(same);
+  settle(event);
 }
 
 /** The thumb the service holds for an answer: true, false or null; undefined when it cannot be asked. */
