@@ -7,9 +7,12 @@ the password of HTTP Basic, which they remember without a cookie or a script tha
 
 import base64
 import binascii
+import errno
 import hashlib
 import hmac
+import os
 import secrets
+import stat
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -103,11 +106,29 @@ def add_key(path: Path, name: str, scopes: Collection[str], *, requests_per_minu
         table += f"requests_per_minute = {requests_per_minute}\n"
     try:
         before = path.read_text(encoding="utf-8").rstrip("\n") + "\n\n" if known else ""
+        tomllib.loads(before + table)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(path, before + table, mode=0o600)
+        replace_in_place(path, before + table)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}", param="api.keys_file") from error
+    except tomllib.TOMLDecodeError as error:
+        message = f"{path} is not written as [[key]] tables, so none can be added: {error}"
+        raise ConfigError(message, param="api.keys_file") from error
     return made
+
+
+def replace_in_place(path: Path, text: str) -> None:
+    """Write a file that only its owner reads; one that is there keeps owner and mode, so that who read it still can.
+
+    Raises:
+        PermissionError: somebody else's file, whose owner cannot be kept.
+    """
+    known = path.stat() if path.exists() else None
+    if known is not None and known.st_uid != os.geteuid() and os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, "it belongs to somebody else", str(path))
+    write_durably(path, text, mode=0o600 if known is None else stat.S_IMODE(known.st_mode))
+    if known is not None and os.geteuid() == 0:
+        os.chown(path, known.st_uid, known.st_gid)
 
 
 def find_key(keys: tuple[Key, ...], token: str) -> Key | None:

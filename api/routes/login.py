@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 
 from api import auth, sessions
 from api.deps import Given
+from api.errors import TooMany
 from api.routes.pages import HEADERS, LOGIN, OPERATIONS, page
 from store.errors import Invalid
 
@@ -19,6 +20,8 @@ router = APIRouter()
 FORM = "application/x-www-form-urlencoded"
 #: Of a form; what people type into ours is far shorter.
 MOST_FIELDS = 20
+#: Logins that one address may try in a minute, a sixth of them at once.
+ATTEMPTS = 30
 
 
 async def fields_of(request: Request) -> dict[str, str]:
@@ -64,6 +67,10 @@ async def login(request: Request, services: Given) -> Response:
     after = inside(fields.get("next"))
     if services.keys is None:
         return RedirectResponse(OPERATIONS, 303, HEADERS)
+    peer = request.client.host if request.client else "unknown"
+    wait = services.limiter.wait(f"login from {peer}", per_minute=ATTEMPTS, now=services.clock())
+    if wait:
+        raise TooMany("too many attempts to log in", retry_after=wait)
     key = auth.find_key(services.keys, fields.get("key", "").strip())
     if key is None or "operate" not in key.scopes:
         log.warning("a login to %s was refused: %s", OPERATIONS, "no such key" if key is None else key.name)

@@ -125,6 +125,7 @@ async def act(kind: str, request: Request) -> Response:
     # The form's token stands in for the header that scripts send.
     who = identify(request, token=fields.get("csrf"))
     who.require("operate")
+    services.admit(who)
     own_session(request, services, fields.get("csrf"))
     wanted = kind_of(kind)
     if wanted not in OFFERED:

@@ -186,6 +186,19 @@ def test_a_key_that_was_made_opens_what_it_says_and_the_file_does_not_hold_it(tm
     assert identify({"authorization": f"Bearer {bob}"}, keys).name == "key:bob"
 
 
+def test_a_file_of_keys_keeps_its_mode_and_one_of_another_form_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    add_key(file, "ann", ["chat"])
+    file.chmod(0o640)
+    add_key(file, "bob", ["chat"])
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    file.write_text(f'key = [{{name = "ann", sha256 = "{"0" * 64}", scopes = ["chat"]}}]\n')
+    before = file.read_text()
+    with pytest.raises(ConfigError, match="not written as"):
+        add_key(file, "eve", ["chat"])
+    assert file.read_text() == before
+
+
 @pytest.mark.parametrize(
     ("name", "scopes", "said"),
     [

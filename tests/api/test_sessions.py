@@ -87,6 +87,14 @@ def test_only_a_key_that_may_operate_logs_in(keyed: TestClient, secret: str, say
     assert "set-cookie" not in response.headers
 
 
+def test_keys_are_not_guessed_by_trying_them_all(keyed: TestClient, clock: Clock) -> None:
+    tried = [keyed.post("/ops/login", data={"key": f"guess {number}"}).status_code for number in range(9)]
+    assert tried == [401] * 5 + [429] * 4
+    assert keyed.post("/ops/login", data={"key": "op-key"}).status_code == 429
+    clock.now += 10
+    assert keyed.post("/ops/login", data={"key": "op-key"}).status_code == 303
+
+
 def test_a_session_ends_by_itself_and_by_logging_out(keyed: TestClient, clock: Clock) -> None:
     log_in(keyed)
     clock.now += 3599
