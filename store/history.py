@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from store.records import Stage, StageEntry, Verdict
 from store.session import Session
 
-#: Answers around each of the newest moves of the pointer, the moves in the order they were made.
+#: Answers around each of the newest moves of the pointer, the moves in the order they were made; of a busy time those
+#: nearest to the move, on both sides.
 AROUND = """
-    select a.id as move, c.created_at - a.at as offset, c.first_token_s, c.latency_s, c.completion_tokens
-    from (select id, at from activations order by id desc limit :moves) a
-    join completions c on c.created_at >= a.at - :seconds and c.created_at < a.at + :seconds
-    where c.source = 'chat' and c.status = 'done' and c.latency_s is not null
-    order by a.id, c.created_at limit :limit
+    select move, offset, first_token_s, latency_s, completion_tokens from (
+        select a.id as move, c.created_at - a.at as offset, c.first_token_s, c.latency_s, c.completion_tokens,
+            row_number() over (partition by a.id, c.created_at < a.at order by abs(c.created_at - a.at)) as place
+        from (select id, at from activations order by id desc limit :moves) a
+        join completions c on c.created_at >= a.at - :seconds and c.created_at < a.at + :seconds
+        where c.source = 'chat' and c.status = 'done' and c.latency_s is not null
+    ) where place <= :each order by move, offset
 """
 
 
@@ -104,9 +107,9 @@ class History:
             found.setdefault(entry.iteration, []).append(entry)
         return found
 
-    def around_moves(self, *, moves: int, seconds: float, limit: int = 20_000) -> list[Near]:
-        """People's answers around the newest moves of the pointer."""
-        values = {"moves": moves, "seconds": seconds, "limit": limit}
+    def around_moves(self, *, moves: int, seconds: float, each: int = 1000) -> list[Near]:
+        """People's answers around the newest moves of the pointer, at most `each` on either side of one."""
+        values = {"moves": moves, "seconds": seconds, "each": each}
         return [
             Near(row["move"], row["offset"], row["first_token_s"], row["latency_s"], row["completion_tokens"])
             for row in self._session.rows(AROUND, values)

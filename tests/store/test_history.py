@@ -49,6 +49,17 @@ def test_answers_around_the_newest_moves(store: Store, clock: Clock) -> None:
     assert {one.move for one in store.history.around_moves(moves=1, seconds=100.0)} == {2}
 
 
+def test_of_a_busy_time_those_nearest_to_every_move_are_looked_at(store: Store, clock: Clock) -> None:
+    for number in range(40):
+        store.completions.begin(completion(f"c{number}", created_at=1000.0 + 10 * number, latency_s=1.0))
+    for clock.now in (1105.0, 1305.0):
+        store.adapters.activate(None, actor="t", reason="t")
+    near = store.history.around_moves(moves=2, seconds=90.0, each=2)
+    assert [(one.move, one.offset) for one in near] == [
+        (move, offset) for move in (1, 2) for offset in (-15.0, -5.0, 5.0, 15.0)
+    ]
+
+
 def test_the_log_and_the_audit_are_paged_and_filtered(store: Store) -> None:
     store.completions.begin(completion("c1"))
     for name in ("f1", "f2", "f3"):
