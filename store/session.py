@@ -139,6 +139,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._open = True
+        #: Of the batch under way what no part of it has begun with.
+        self._taken: list[Job] = []
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -208,11 +210,17 @@ class Writer:
                     open_ = False
                     break
                 group.append(job)
+            self._taken = group
             for alone, jobs in itertools.groupby(group, key=lambda job: job.alone):
-                (self._run_alone if alone else self._commit)(list(jobs))
+                part = list(jobs)
+                self._taken = self._taken[len(part) :]
+                (self._run_alone if alone else self._commit)(part)
 
     def _refuse_the_rest(self) -> None:
-        """Whoever queued after the close must hear about it, not wait for ever."""
+        """Whoever queued after the close, or waits behind what ended the thread, must hear about it."""
+        for left in self._taken:
+            left.error = HonedError("the store is closed")
+        tell(self._taken)
         with contextlib.suppress(queue.Empty):
             while True:
                 job = self._queue.get_nowait()

@@ -77,6 +77,30 @@ async def cast(store: Store, number: int) -> str:
     return (await store.atomic_async(lambda tx: tx.feedback.add(one))).id
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_when_the_writer_dies_in_the_middle_everybody_behind_it_hears_of_it(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "honed.db")
+
+    def end(tx: Store) -> None:
+        tx.adapters._session.write(lambda db: db.conn.close())
+
+    async def work() -> list[object]:
+        behind = (
+            asyncio.to_thread(store.compact),
+            cast(store, 1),
+            asyncio.to_thread(store.compact),
+            cast(store, 2),
+        )
+        return await asyncio.gather(store.atomic_async(end), *behind, return_exceptions=True)
+
+    async def told() -> list[object]:
+        async with asyncio.timeout(20):
+            return await held_up(store, work)
+
+    assert all(isinstance(found, (HonedError, sqlite3.Error)) for found in asyncio.run(told()))
+    assert not store.writable
+
+
 async def held_up(store: Store, work: Callable[[], Awaitable[T]]) -> T:
     """The writer busy until what coroutines ask of it has queued up."""
     busy, go_on = threading.Event(), threading.Event()
