@@ -9,7 +9,7 @@ are taken, which never change, and the iteration trains again after a restore. A
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ def backup(directory: Path, target: Path, *, at: float) -> Row:
         index = Index(honed=version("honed"), created_at=at, files=entries)
         write_json(part / INDEX, index.model_dump(mode="json"))
         row = verify(part)
+        fsync_folders(part, entries)
         part.rename(target)
         fsync_directory(target.parent)
     except OSError as error:
@@ -113,8 +114,7 @@ def restore(source: Path, directory: Path) -> Row:
             names = [name for name in read_index(source).files if name != DATABASE]
             for name in names:
                 copy_file(source / name, directory / name)
-            for name in sorted({str(Path(name).parent) for name in names}):
-                fsync_directory(directory / name)
+            fsync_folders(directory, names)
             arriving = directory / f".{DATABASE}.tmp"
             copy_file(source / DATABASE, arriving)
             arriving.rename(directory / DATABASE)
@@ -216,6 +216,13 @@ def copy_file(source: Path, target: Path) -> None:
     shutil.copyfile(source, target, follow_symlinks=False)
     shutil.copymode(source, target)
     fsync_file(target)
+
+
+def fsync_folders(root: Path, names: Iterable[str]) -> None:
+    """Make the entries of every folder that leads to these files durable, deepest first."""
+    folders = {folder for name in names for folder in Path(name).parents}
+    for folder in sorted(folders, key=lambda one: len(one.parts), reverse=True):
+        fsync_directory(root / folder)
 
 
 def remove(path: Path) -> None:

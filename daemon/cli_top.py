@@ -23,7 +23,7 @@ def top(
     from daemon import views
     from daemon.client import connect
     from daemon.top import HALTED, look, page, shown
-    from store.errors import EngineUnavailable
+    from store.errors import EngineUnavailable, HonedError
 
     client = connect(settings(config).store.directory, url)
     now = look(client)
@@ -35,18 +35,18 @@ def top(
 
     # Ctrl-C ends it wherever it was started: a shell's background jobs begin with interrupts ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    before = None
+    before, halted = None, False
     with Live(screen=True, auto_refresh=False) as live:
         try:
             while True:
                 size = shutil.get_terminal_size((100, 40))
                 # As text: what a model or a person wrote must not be read as markup.
-                live.update(Text(shown(page(now, before), size.columns, size.lines)), refresh=True)
+                told = HALTED if halted else shown(page(now, before), size.columns, size.lines)
+                live.update(Text(told), refresh=True)
                 time.sleep(interval)
-                before = now
                 try:
-                    now = look(client)
-                except EngineUnavailable:
-                    live.update(Text(HALTED), refresh=True)
+                    before, now, halted = now, look(client), False
+                except HonedError as error:
+                    halted = isinstance(error, EngineUnavailable)  # else: too often, say; look later
         except KeyboardInterrupt:
             raise typer.Exit(Exit.DONE) from None

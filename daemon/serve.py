@@ -116,11 +116,13 @@ def bind(config: Config) -> socket.socket:
         listener.bind((config.api.host, config.api.port))
     except OSError as error:
         listener.close()
-        raise ConfigError(
-            f"api.port = {config.api.port}: cannot listen on {config.api.host}: {error.strerror}",
-            param="api.port",
-        ) from error
+        raise taken(config, error) from error
     return listener
+
+
+def taken(config: Config, error: OSError) -> ConfigError:
+    message = f"api.port = {config.api.port}: cannot listen on {config.api.host}: {error.strerror}"
+    return ConfigError(message, param="api.port")
 
 
 @contextlib.asynccontextmanager
@@ -238,8 +240,11 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop_server, server)
     service_file = config.store.directory / SERVICE
+    try:
+        listener.listen(server.config.backlog)  # from here on who connects waits, and is not refused
+    except OSError as error:  # another took the port while the model was loaded
+        raise taken(config, error) from error
     write_json(service_file, {"pid": os.getpid(), "url": url})
-    listener.listen(server.config.backlog)  # from here on who connects waits, and is not refused
     log.info("honed serves on %s (page at /, API at /v1, operators at /ops)", url)
     notify(READY)
     try:
