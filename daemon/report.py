@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from api.detail import COUNTS
 from daemon.gate import claim_of
 from daemon.limits import GateConfig
 from daemon.page import Block, Exchange, Page, Section, Table, counted
@@ -45,19 +46,6 @@ OPPONENTS = {
     "contest": "the incumbent",
     "contest_base": "base",
     "contest_golden": "the golden adapter",
-}
-#: How the counts of an iteration are told; what is not listed is told by its own name.
-COUNTS = {
-    "kto_up": "liked answers",
-    "kto_down": "disliked answers",
-    "dpo": "pairs from people",
-    "judged_pairs": "pairs from judges",
-    "replayed": "replayed from earlier iterations",
-    "anchors": "answers of base's own, as an anchor",
-    "heldout_up": "liked, never trained on",
-    "heldout_down": "disliked, never trained on",
-    "people": "people",
-    "events": "feedback events",
 }
 
 

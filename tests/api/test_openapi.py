@@ -4,20 +4,18 @@
 """
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from api.openapi import document, operations
 from store.records import Adapter, AdapterStatus
+from tests.listening import listening
 
 EXAMPLES = int(os.environ.get("HONED_FUZZ_EXAMPLES", "5"))
 SEED = int(os.environ.get("HONED_FUZZ_SEED", "1"))
@@ -31,15 +29,8 @@ expected-statuses = ["2xx", "400", "401", "403", "404", "422"]
 @pytest.fixture
 def address(app: FastAPI) -> Iterator[str]:
     """The app behind a real server on loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+    with listening(app) as served:
+        yield served
 
 
 def test_no_generated_request_finds_an_answer_that_is_not_documented(

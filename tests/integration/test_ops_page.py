@@ -4,14 +4,12 @@ import asyncio
 import hashlib
 import re
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
@@ -25,6 +23,7 @@ from tests.api.past import live_through, version_of
 from tests.clock import Clock
 from tests.integration.browser import opened
 from tests.integration.service import Service, chat_and_vote, finished_iteration, running, wait_until
+from tests.listening import listening
 
 pytestmark = pytest.mark.slow
 
@@ -55,15 +54,8 @@ def served(store: Store, clock: Clock, keys: Path | None = None) -> Iterator[str
         asyncio.run(engine.load(AdapterRef(active.version, active.path, active.digest)))
     settings = ApiConfig(events_poll_s=0.05, keys_file=keys)
     app = create_app(store=store, engine=engine, settings=settings, clock=clock)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
+    with listening(app) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
