@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -98,6 +99,9 @@ def test_when_the_writer_dies_in_the_middle_everybody_behind_it_hears_of_it(tmp_
             return await held_up(store, work)
 
     assert all(isinstance(found, (HonedError, sqlite3.Error)) for found in asyncio.run(told()))
+    limit = time.monotonic() + 20  # its thread ends after it has told them
+    while store.writable and time.monotonic() < limit:
+        time.sleep(0.01)
     assert not store.writable
 
 
