@@ -317,6 +317,12 @@ def parts_of(
         begin += value
 
 
+def inline(body: Sequence[Markup], wide: float, tall: float, *, look: str, says: str) -> Markup:
+    """A drawing of a line's height, among words."""
+    view = f"0 0 {wide:g} {tall:g}"
+    return tag("svg", Markup("").join(body), class_=look, viewBox=view, role="img", aria_label=says)
+
+
 def sparkline(values: Sequence[float | None], says: str, *, ceiling: float | None = None) -> Markup:
     """A line of a word's size, oldest first; the last point is marked. Nothing where nothing was measured."""
     known = [value for value in values if value is not None]
@@ -342,14 +348,7 @@ def sparkline(values: Sequence[float | None], says: str, *, ceiling: float | Non
     index = max(index for index, value in enumerate(values) if value is not None)
     x, y = place(index, values[index] or 0.0).split(",")
     body.append(tag("circle", cx=x, cy=y, r="2.2", class_="mark s0"))
-    return tag(
-        "svg",
-        Markup("").join(body),
-        class_="spark",
-        viewBox=f"0 0 {wide:g} {tall:g}",
-        role="img",
-        aria_label=says,
-    )
+    return inline(body, wide, tall, look="spark", says=says)
 
 
 def bullet(value: float | None, soft: float | None, hard: float, *, says: str) -> Markup:
@@ -369,11 +368,4 @@ def bullet(value: float | None, soft: float | None, hard: float, *, says: str) -
         if level is not None:
             x = across(level)
             body.append(tag("line", x1=x, x2=x, y1=0.0, y2=tall, class_=f"guide {look}"))
-    return tag(
-        "svg",
-        Markup("").join(body),
-        class_="bullet",
-        viewBox=f"0 0 {wide:g} {tall:g}",
-        role="img",
-        aria_label=says,
-    )
+    return inline(body, wide, tall, look="bullet", says=says)

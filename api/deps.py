@@ -21,7 +21,7 @@ from store.judging import Queue
 from store.records import Completion
 
 
-def no_queue(limit: int) -> Queue:  # noqa: ARG001 - as a queue is asked
+def no_queue(_: int) -> Queue:
     """What an app offers that was given no queue."""
     return Queue((), "this service compares no answers")
 

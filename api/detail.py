@@ -217,7 +217,7 @@ def said(event: Feedback | None) -> str:
     if event is None:
         return "a judge's pair"
     if event.kind == "thumb":
-        return {True: "thumb up", False: "thumb down", None: "thumb taken back"}[event.value]  # type: ignore[index]
+        return "thumb taken back" if event.value is None else "thumb up" if event.value else "thumb down"
     if event.kind == "rating":
         return f"{event.value} of 5 stars"
     if event.kind == "click":

@@ -18,7 +18,7 @@ HEADER = "x-honed-csrf"
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 PURPOSE = "honed session 1"
-TOKEN = "honed csrf 1"  # noqa: S105 - what it is for, not a secret
+CSRF = "honed csrf 1"
 #: Hex digits of a key's digest that its sessions remember.
 DIGITS = 16
 
@@ -48,7 +48,7 @@ def verify(text: str, keys: tuple[Key, ...], secret: bytes, *, now: float) -> Ke
 
 def token(text: str | None, secret: bytes) -> str:
     """What a write from a page of this session has to carry; an open service has one session, without a cookie."""
-    return signature(text or "open", purpose=TOKEN, secret=secret)
+    return signature(text or "open", purpose=CSRF, secret=secret)
 
 
 def require_token(given: str | None, text: str | None, secret: bytes) -> None:

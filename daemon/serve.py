@@ -12,7 +12,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -212,6 +212,16 @@ async def ticking(loop: Loop, seconds: float) -> AsyncIterator[None]:
         await loop.stop()
 
 
+class Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn would raise them again when it is done, and end the process before anything is
+    closed.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def answer(runtime: Runtime, listener: socket.socket) -> None:
     """Serve HTTP until told to stop, then let running answers finish for a while."""
     config = runtime.config
@@ -224,7 +234,7 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         queue=partial(offer, runtime.store, config),
         secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
     )
-    server = uvicorn.Server(
+    server = Server(
         uvicorn.Config(
             app,
             lifespan="on",
@@ -235,8 +245,6 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
     )
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    # uvicorn would raise the signal again when it is done and so end the process before anything is closed.
-    server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]  # a context manager all the same
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop_server, server)
     service_file = config.store.directory / SERVICE

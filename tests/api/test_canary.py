@@ -1,6 +1,7 @@
 """Who is answered by a canary, and what operators see of it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -114,16 +115,16 @@ def test_what_was_seen_of_another_step_is_not_shown(client: TestClient, store: S
 
 
 def test_a_canary_that_ends_between_look_up_and_admission_costs_no_answer(
-    client: TestClient, store: Store, engine: FakeEngine, canary: int
+    client: TestClient, store: Store, engine: FakeEngine, canary: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     person = next(name for name, theirs in people().items() if theirs)
     real = engine.generate
 
-    async def generate(*arguments: object, **more: object) -> object:
+    async def generate(*arguments: Any, **more: Any) -> Any:
         if more["adapter"] == NEW:
             store.canaries.end(canary, CanaryOutcome.ROLLED_BACK, "harm")
             await engine.unload(NEW)
-        return await real(*arguments, **more)  # type: ignore[arg-type]
+        return await real(*arguments, **more)
 
-    engine.generate = generate  # type: ignore[method-assign,assignment]
+    monkeypatch.setattr(engine, "generate", generate)
     assert asked(client, person) == OLD

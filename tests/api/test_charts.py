@@ -36,8 +36,9 @@ def places(markup: str, look: str) -> list[tuple[float, float]]:
     found = []
     for path in tree(markup).iter("path"):
         if look in path.attrib["class"].split():
-            x, y = re.match(r"M(-?[\d.]+) (-?[\d.]+)", path.attrib["d"]).groups()  # type: ignore[union-attr]
-            found.append((float(x), float(y)))
+            began = re.match(r"M(-?[\d.]+) (-?[\d.]+)", path.attrib["d"])
+            assert began is not None, path.attrib["d"]
+            found.append((float(began[1]), float(began[2])))
     return found
 
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from daemon import judging
 from daemon.contest import contest
@@ -35,7 +36,11 @@ def contested_report(count: int = 24, *, better: bool = True, version: str = VER
 
 async def main(directory: Path) -> None:
     made = Made(good)
-    judging.build = lambda *_: (made,)  # type: ignore[assignment]  # what tests do with monkeypatch
+    with patch.object(judging, "build", lambda *_: (made,)):
+        await hold(directory, made)
+
+
+async def hold(directory: Path, made: Made) -> None:
     store = Store.open(directory / "honed.db")
     runtime = runtime_with(store, FakeEngine(FakeLimits(verify=False)), directory)
     await runtime.engine.start()

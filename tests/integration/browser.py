@@ -20,17 +20,22 @@ FLAGS = (
 )
 
 
-@contextmanager
-def opened(*, width: int = 390, height: int = 800, **context: Any) -> Iterator[Page]:
-    """A page in a fresh profile; any console error or failed script fails the test that caused it."""
+def chromium() -> str:
+    """Where it is. Without a browser the other tests still tell something; CI installs one."""
     if CHROMIUM is None:
-        # Where there is no browser the other tests still tell something; CI installs one.
         pytest.skip(
             "no Chromium on this machine: install it (Debian: apt-get install chromium) to test the pages"
         )
+    return CHROMIUM
+
+
+@contextmanager
+def opened(*, width: int = 390, height: int = 800, **context: Any) -> Iterator[Page]:
+    """A page in a fresh profile; any console error or failed script fails the test that caused it."""
+    path = chromium()
     troubles: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
         page = browser.new_page(viewport={"width": width, "height": height}, **context)
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: troubles.append(str(error)))

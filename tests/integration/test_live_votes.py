@@ -5,6 +5,7 @@ tried on some of them.
 import json
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from openai import OpenAI
@@ -34,9 +35,9 @@ def opinions(client: Client, ups: int, downs: int, *, seed: int) -> list[str]:
     return votes
 
 
-def events(client: Client, count: int) -> list[dict[str, object]]:
+def events(client: Client, count: int) -> list[dict[str, Any]]:
     """The first audit entries as `GET /v1/events` tells them."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     with urllib.request.urlopen(f"{client.url}/v1/events?after=0", timeout=30) as response:
         kind = ""
         for line in response:
@@ -82,7 +83,7 @@ def test_votes_down_after_a_promotion_bring_the_old_version_back(tiny_model: Pat
         assert ended["reason"].startswith("thumbs")
         told = events(client, 3)[-1]
         assert (told["actor"], told["action"], told["subject"]) == ("watch", "rollback", "base")
-        assert told["details"]["evidence"]["metrics"]["thumbs"]["harm_peak"] >= 25  # type: ignore[index]
+        assert told["details"]["evidence"]["metrics"]["thumbs"]["harm_peak"] >= 25
         text = honed(service, "status").stdout
         assert "after an automatic rollback (daemon.watch.cooldown_minutes)" in text
 

@@ -1,28 +1,16 @@
 """The chat page in a real browser, served by a real service: chat, vote, reload, retry."""
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, expect
 
+from tests.integration.browser import opened
 from tests.integration.service import Service, running
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-#: Headless, and without the connections a browser makes for itself.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +22,8 @@ def service(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def page(service: Service) -> Iterator[Page]:
-    """A fresh browser profile; any console error or failed script fails the test that caused it."""
-    if CHROMIUM is None:
-        # Where there is no browser the other tests still tell something; CI installs one.
-        pytest.skip(
-            "no Chromium on this machine: install it (Debian: apt-get install chromium) to test the pages"
-        )
-    troubles: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        opened = browser.new_page(viewport={"width": 390, "height": 800})
-        opened.on(
-            "console", lambda message: troubles.append(message.text) if message.type == "error" else None
-        )
-        opened.on("pageerror", lambda error: troubles.append(str(error)))
-        yield opened
-        browser.close()
-    assert troubles == []
+    with opened() as fresh:
+        yield fresh
 
 
 def url(service: Service) -> str:

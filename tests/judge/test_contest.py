@@ -1,5 +1,7 @@
 """Win rates from made-up opinions: sides, ties, length, clusters, and how sure one may be."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -27,8 +29,8 @@ MATCHES = st.lists(
 )
 
 
-def measured(matches: list[Match], **changes: object) -> dict[str, float]:
-    return contest_metrics(matches, **{"band": BAND, "seed": 3, **changes})  # type: ignore[arg-type]
+def measured(matches: list[Match], **changes: Any) -> dict[str, float]:
+    return contest_metrics(matches, **{"band": BAND, "seed": 3, **changes})
 
 
 def matches(*qs: float | None, lengths: tuple[int, int] = (100, 100), cluster: str = "") -> list[Match]:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from api.app import create_app
@@ -18,7 +17,7 @@ from policies.engine import Delta, Usage
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
 from store.records import Feedback, FeedbackKind, Message
-from tests.integration.browser import CHROMIUM, FLAGS
+from tests.integration.browser import FLAGS, chromium
 from tests.integration.service import wait_until
 from tests.listening import listening
 
@@ -87,10 +86,9 @@ def serving(keys: Path | None = None) -> Iterator[Served]:
 
 @contextmanager
 def launched() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: install it (Debian: apt-get install chromium)")
+    path = chromium()
     with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield playwright.chromium.launch(executable_path=path, args=list(FLAGS))
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,28 +12,10 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from store.records import CompletionStatus, FeedbackKind
-from tests.integration.chatting import Served, ask, button, chatting, launched, press, serving, settle
+from tests.integration.chat.chatting import Served, ask, button, chatting, press, serving, settle
 from tests.integration.service import wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as made:
-        yield made
-
-
-@pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
-    with chatting(browser, served) as opened:
-        yield opened
 
 
 def test_a_vote_fills_survives_a_reload_and_is_taken_back(page: Page, served: Served) -> None:

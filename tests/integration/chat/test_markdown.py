@@ -1,32 +1,13 @@
 """The page's Markdown in a real browser: what it makes of text, and what it makes nothing of."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.integration.chatting import Served, ask, chatting, launched, serving
+from tests.integration.chat.chatting import ask
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with launched() as made:
-        yield made
-
-
-@pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
-    with chatting(browser, served) as opened:
-        yield opened
 
 
 MARKDOWN = {
