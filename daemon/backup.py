@@ -21,7 +21,7 @@ from policies.spec import BATTERY, EXAMPLES, HELDOUT, MANIFEST, PROBES, SNAPSHOT
 from store.copying import copy_database, holdings
 from store.db import StateLock
 from store.errors import HonedError, Invalid, NotFound
-from store.files import fsync_directory, fsync_file, sha256_file, write_json
+from store.files import fsync_directory, fsync_file, make_folder, put_in_place, sha256_file, write_json
 
 Row = dict[str, Any]
 
@@ -69,7 +69,7 @@ def backup(directory: Path, target: Path, *, at: float) -> Row:
     part = target.with_name(f".{target.name}.part")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True, mode=0o700)  # what people said is in it
+        make_folder(part, mode=0o700)  # what people said is in it
         copy_database(directory / DATABASE, part / DATABASE)
         for name in files_of(directory):
             copy_file(directory / name, part / name)
@@ -78,8 +78,7 @@ def backup(directory: Path, target: Path, *, at: float) -> Row:
         write_json(part / INDEX, index.model_dump(mode="json"))
         row = verify(part)
         fsync_folders(part, entries)
-        part.rename(target)
-        fsync_directory(target.parent)
+        put_in_place(part, target)
     except OSError as error:
         raise HonedError(f"no backup at {target}: {error.filename or ''} {error.strerror}") from error
     finally:
@@ -98,7 +97,7 @@ def restore(source: Path, directory: Path) -> Row:
     """
     row = verify(source)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         with StateLock(directory / LOCK):
             if (directory / DATABASE).exists():
                 message = (
@@ -117,8 +116,7 @@ def restore(source: Path, directory: Path) -> Row:
             fsync_folders(directory, names)
             arriving = directory / f".{DATABASE}.tmp"
             copy_file(source / DATABASE, arriving)
-            arriving.rename(directory / DATABASE)
-            fsync_directory(directory)
+            put_in_place(arriving, directory / DATABASE)
     except OSError as error:
         raise HonedError(f"{source} is not restored: {error.filename or ''} {error.strerror}") from error
     return {"restored": str(directory), **row}

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from daemon.memory import DEVICE_ORDER
 from policies import spec
 from store.errors import TrainingFailed
+from store.failpoints import PARENT
 from store.files import read_jsonl
 
 #: Seconds between SIGTERM and SIGKILL.
@@ -79,7 +80,7 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
             stderr=log,
             start_new_session=True,
             cwd=Path(__file__).resolve().parent.parent,
-            env={**DEVICE_ORDER, **os.environ, "HONED_PARENT_PID": str(os.getpid())},
+            env={**DEVICE_ORDER, **os.environ, PARENT: str(os.getpid())},
         )
     try:
         await follow(

@@ -24,6 +24,7 @@ from daemon.memory import DEVICE_ORDER, resident
 from policies.engines import served_dtype
 from policies.models import block_linears
 from store.errors import ConfigError, EngineUnavailable
+from store.files import rename
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +211,7 @@ class VllmServer:
 
     async def _spawn(self) -> None:
         if self._log_file.is_file():
-            self._log_file.replace(self._log_file.with_suffix(".log.1"))
+            rename(self._log_file, self._log_file.with_suffix(".log.1"))
         with self._log_file.open("wb") as output:
             self._child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "daemon.leash", str(os.getpid()), *self._program),

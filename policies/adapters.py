@@ -21,7 +21,7 @@ from torch import Tensor
 
 from policies.spec import MANIFEST, verify_manifest, write_manifest
 from store.errors import AdapterInvalid, HonedError
-from store.files import fsync_directory, fsync_file, write_json
+from store.files import fsync_file, put_in_place, write_json
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = frozenset({WEIGHTS, CONFIG, MANIFEST})
@@ -119,8 +119,7 @@ def save_adapter(tensors: Mapping[str, Tensor], directory: Path, *, shape: Shape
     fsync_file(temporary / WEIGHTS)
     write_json(temporary / CONFIG, peft_config(shape, base))
     digest = write_manifest(temporary, [WEIGHTS, CONFIG])
-    temporary.rename(directory)
-    fsync_directory(directory.parent)
+    put_in_place(temporary, directory)
     return digest
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from policies.spec import ADAPTER, MANIFEST, PROGRESS, REPORT
 from store.errors import TrainingFailed
+from store.failpoints import PARENT
 
-#: Set by whoever starts a trainer: its own process id. A trainer run by hand has no parent to die with.
-PARENT = "HONED_PARENT_PID"
 LOCK = "lock"
 _PR_SET_PDEATHSIG = 1
 
@@ -22,7 +21,8 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask Linux for SIGKILL when the parent goes; leave at once if it already has.
 
-    The kernel's "parent" is the thread that started this process: a service must start its trainer from a thread
+    Whoever starts a trainer sets `PARENT` to its own process id; one run by hand has no parent to die with. The
+    kernel's "parent" is the thread that started this process: a service must start its trainer from a thread
     that lives as long as the service.
 
     Raises:

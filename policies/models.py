@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from store.errors import ConfigError
-from store.files import fsync_directory, fsync_file, sha256_file, write_json
+from store.files import fsync_directory, fsync_file, rename, sha256_file, write_json
 
 BUNDLED_PREFIX = "bundled:"
 #: Bundled name -> (package that carries it, file in that package).
@@ -118,7 +118,7 @@ def convert(gguf: Path, target: Path) -> None:
         fsync_file(path)
     fsync_directory(temporary)
     try:
-        temporary.rename(target)
+        rename(temporary, target)
     except OSError:
         # Another process was first; a directory under this name is always whole.
         if not (target / "config.json").is_file():

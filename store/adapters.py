@@ -6,6 +6,7 @@ from pathlib import Path
 from sqlite_utils import Database
 
 from store.errors import NotFound
+from store.failpoints import around
 from store.records import Activation, Adapter, AdapterStatus
 from store.session import Row, Session
 
@@ -29,7 +30,12 @@ class Adapters:
             adapter.created_at,
         ]
         sql = f"insert into adapters ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?)"
-        self._session.write(lambda db: db.execute(sql, values) and None)
+
+        def work(db: Database) -> None:
+            with around("status", f"adapter, {adapter.status}"):
+                db.execute(sql, values)
+
+        self._session.write(work)
 
     def find(self, version: str) -> Adapter | None:
         rows = self._session.rows(f"select {COLUMNS} from adapters where version = ?", [version])
@@ -75,11 +81,14 @@ class Adapters:
 
         def work(db: Database) -> None:
             previous = db.execute("select version from active").fetchone()[0]
-            db.execute("update adapters set status = ? where version = ?", [retire_as.value, previous])
-            db.execute(
-                "update adapters set status = ? where version = ?", [AdapterStatus.ACTIVE.value, version]
-            )
-            db.execute("update active set version = ?", [version])
+            with around("status", f"adapter, {retire_as}"):
+                db.execute("update adapters set status = ? where version = ?", [retire_as.value, previous])
+            with around("status", f"adapter, {AdapterStatus.ACTIVE}"):
+                db.execute(
+                    "update adapters set status = ? where version = ?", [AdapterStatus.ACTIVE.value, version]
+                )
+            with around("status", "pointer"):
+                db.execute("update active set version = ?", [version])
             db.execute(
                 "insert into activations (at, version, previous, actor, reason, left_as) values (?, ?, ?, ?, ?, ?)",
                 [self._clock(), version, previous, actor, reason, retire_as.value],
@@ -90,7 +99,12 @@ class Adapters:
     def mark(self, version: str, status: AdapterStatus) -> None:
         """Change a status without moving the pointer."""
         sql = "update adapters set status = ? where version = ?"
-        self._session.write(lambda db: db.execute(sql, [status.value, version]) and None)
+
+        def work(db: Database) -> None:
+            with around("status", f"adapter, {status}"):
+                db.execute(sql, [status.value, version])
+
+        self._session.write(work)
 
     def activations(self, limit: int = 100) -> Sequence[Activation]:
         """Moves of the pointer, newest first."""

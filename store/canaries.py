@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from sqlite_utils import Database
 
 from store.errors import Invalid
+from store.failpoints import around
 from store.records import Canary, CanaryOutcome
 from store.session import Row, Session
 
@@ -40,11 +41,12 @@ class Canaries:
 
         def work(db: Database) -> Canary:
             now = self._clock()
-            cursor = db.execute(
-                "insert into canaries (version, incumbent, iteration, step, share, began_at, step_at) "
-                "values (?, ?, ?, 0, ?, ?, ?)",
-                [version, incumbent, iteration, share, now, now],
-            )
+            with around("status", "canary, begun"):
+                cursor = db.execute(
+                    "insert into canaries (version, incumbent, iteration, step, share, began_at, step_at) "
+                    "values (?, ?, ?, 0, ?, ?, ?)",
+                    [version, incumbent, iteration, share, now, now],
+                )
             return read(db, int(cursor.lastrowid or 0))
 
         return self._session.write(work)
@@ -52,12 +54,12 @@ class Canaries:
     def widen(self, canary: int, share: float) -> Canary:
         """The next step: answer a larger share."""
         sql = "update canaries set step = step + 1, share = ?, step_at = ? where id = ? and ended_at is null"
-        return self._change(canary, sql, [share, self._clock(), canary])
+        return self._change(canary, sql, [share, self._clock(), canary], "widened")
 
     def end(self, canary: int, outcome: CanaryOutcome, reason: str) -> Canary:
         """Close it."""
         sql = "update canaries set ended_at = ?, outcome = ?, reason = ? where id = ? and ended_at is null"
-        return self._change(canary, sql, [self._clock(), outcome.value, reason, canary])
+        return self._change(canary, sql, [self._clock(), outcome.value, reason, canary], outcome.value)
 
     def open(self) -> Canary | None:
         """The one under way."""
@@ -69,10 +71,11 @@ class Canaries:
         rows = self._session.rows(f"select {COLUMNS} from canaries order by id desc limit ?", [limit])
         return [canary_of(row) for row in rows]
 
-    def _change(self, canary: int, sql: str, values: Sequence[float | int | str]) -> Canary:
+    def _change(self, canary: int, sql: str, values: Sequence[float | int | str], to: str) -> Canary:
         def work(db: Database) -> Canary:
-            if db.execute(sql, values).rowcount != 1:
-                raise Invalid(f"canary {canary} is not open", param="canary")
+            with around("status", f"canary, {to}"):
+                if db.execute(sql, values).rowcount != 1:
+                    raise Invalid(f"canary {canary} is not open", param="canary")
             return read(db, canary)
 
         return self._session.write(work)

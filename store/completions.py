@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from sqlite_utils import Database
 
 from store.errors import NotFound
+from store.failpoints import around
 from store.records import Choice, Completion, CompletionStatus, Message, Sampling, Source, Target
 from store.session import Row, Session
 
@@ -36,7 +37,8 @@ class Completions:
         marks = ", ".join("?" * len(names))
 
         def work(db: Database) -> None:
-            db.execute(f"insert into completions ({COLUMNS}) values ({marks})", [row[n] for n in names])
+            with around("status", f"answer, {completion.status}"):
+                db.execute(f"insert into completions ({COLUMNS}) values ({marks})", [row[n] for n in names])
             insert_choices(db, completion.id, completion.choices)
 
         self._session.write(work)
@@ -59,11 +61,12 @@ class Completions:
         def work(db: Database) -> None:
             row = db.execute("select stored from completions where id = ?", [completion_id]).fetchone()
             kept = choices if row is None or row[0] else [replace(choice, text="") for choice in choices]
-            db.execute(
-                "update completions set status = ?, prompt_tokens = ?, completion_tokens = ?, first_token_s = ?, "
-                "latency_s = ? where id = ?",
-                [status.value, *usage, first_token_s, latency_s, completion_id],
-            )
+            with around("status", f"answer, {status}"):
+                db.execute(
+                    "update completions set status = ?, prompt_tokens = ?, completion_tokens = ?, "
+                    "first_token_s = ?, latency_s = ? where id = ?",
+                    [status.value, *usage, first_token_s, latency_s, completion_id],
+                )
             insert_choices(db, completion_id, kept)
 
         self._session.write(work)
@@ -146,11 +149,13 @@ class Completions:
 
     def fail_streaming(self) -> int:
         """Mark answers a dead process left unfinished. Returns how many."""
-        return self._session.write(
-            lambda db: int(
-                db.execute("update completions set status = 'failed' where status = 'streaming'").rowcount
-            )
-        )
+        sql = "update completions set status = 'failed' where status = 'streaming'"
+
+        def work(db: Database) -> int:
+            with around("status", "answers, failed"):
+                return int(db.execute(sql).rowcount)
+
+        return self._session.write(work)
 
     def count(self) -> int:
         """Answers that were asked for: what honed drew for itself and operators wrote down is not among them."""

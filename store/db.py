@@ -1,6 +1,7 @@
 """The store: every fact honed remembers, behind named operations. SQL stays in this room."""
 
 import fcntl
+import itertools
 import logging
 import os
 import shutil
@@ -19,7 +20,9 @@ from store.audit import Audit
 from store.canaries import Canaries
 from store.completions import Completions
 from store.errors import AlreadyRunning, HonedError, NotFound
+from store.failpoints import around
 from store.feedback import FeedbackLog
+from store.files import fsync_file, put_in_place
 from store.forgetting import Forgetting
 from store.history import History
 from store.intents import Intents
@@ -155,11 +158,20 @@ class Store:
 
         `work` gets a store bound to the transaction and runs on the writer thread; keep it short.
         """
-        return self._session.write(lambda db: work(self._inside(db)))
+        return self._session.write(self._bound(work))
 
     async def atomic_async(self, work: Callable[["Store"], T], *, marks: frozenset[str] = frozenset()) -> T:
         """`atomic` for a coroutine: no thread waits for the disk meanwhile. `marks`: as in `Session.write`."""
-        return await self._session.write_async(lambda db: work(self._inside(db)), marks=marks)
+        return await self._session.write_async(self._bound(work), marks=marks)
+
+    def _bound(self, work: Callable[["Store"], T]) -> Callable[[Database], T]:
+        """Work on a store as work on the connection, under its own name."""
+
+        def bound(db: Database) -> T:
+            return work(self._inside(db))
+
+        bound.__qualname__ = getattr(work, "__qualname__", "work")
+        return bound
 
     def _inside(self, db: Database) -> "Store":
         return Store(Inside(db), clock=self._clock, on_close=lambda: None)
@@ -182,18 +194,23 @@ def migrate(db: Database, path: Path) -> None:
         return
     if MIGRATIONS.applied(db):
         snapshot(db, path.with_name(f"{path.name}.before-{steps[0]}"))
-    MIGRATIONS.apply(db)
+    for step, next_ in itertools.zip_longest(steps, steps[1:]):
+        with around("commit", f"migrate, {step}"):
+            MIGRATIONS.apply(db, stop_before=next_)
 
 
 def snapshot(db: Database, path: Path) -> None:
-    """Copy the database with SQLite's backup API, complete or not at all."""
+    """Copy the database with SQLite's backup API, durably; complete or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
+    for leftover in (temporary, temporary.with_name(f"{temporary.name}-journal")):
+        leftover.unlink(missing_ok=True)
     target = sqlite3.connect(temporary)
     try:
         db.conn.backup(target)
     finally:
         target.close()
-    temporary.replace(path)
+    fsync_file(temporary)
+    put_in_place(temporary, path)
 
 
 class StateLock:

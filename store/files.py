@@ -2,6 +2,8 @@
 
 The order is the point: content, fsync, rename, fsync of the parent. Without the last step the rename itself
 may be lost, and the database row that follows it would point at nothing.
+
+Nothing else in honed syncs or renames: both sides of each are failpoints here.
 """
 
 import hashlib
@@ -10,23 +12,54 @@ import os
 from pathlib import Path
 from typing import Any
 
+from store.failpoints import around
+
 
 def fsync_directory(path: Path) -> None:
     """Make a directory's entries (names, renames) durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def fsync_file(path: Path) -> None:
     """Make a file's content durable."""
-    fd = os.open(path, os.O_RDONLY)
+    _fsync(path, os.O_RDONLY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    fd = os.open(path, flags)
     try:
-        os.fsync(fd)
+        with around("fsync", lambda: shown(path)):
+            os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def rename(path: Path, target: Path) -> None:
+    """Give a file or a folder another name; what had that name before is gone. Lasting only with `put_in_place`."""
+    with around("rename", lambda: shown(target)):
+        path.replace(target)
+
+
+def put_in_place(path: Path, target: Path) -> None:
+    """Give what is written and synced the name under which it is looked for, durably."""
+    rename(path, target)
+    fsync_directory(target.parent)
+
+
+def shown(path: Path) -> str:
+    """What a failpoint calls a file: its name and its folder's."""
+    return "/".join(path.parts[-2:])
+
+
+def make_folder(path: Path, *, mode: int = 0o777) -> None:
+    """Make a folder that may be there already, and those above it, durably: what is synced in a folder whose own name
+    is lost is lost with it.
+    """
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    fsync_directory(path.parent)
 
 
 def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> None:
@@ -40,9 +73,9 @@ def write_durably(path: Path, content: str | bytes, *, mode: int = 0o644) -> Non
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    fsync_directory(path.parent)
+        with around("fsync", lambda: shown(path)):
+            os.fsync(file.fileno())
+    put_in_place(temporary, path)
 
 
 def write_json(path: Path, value: Any) -> None:

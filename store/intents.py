@@ -1,10 +1,13 @@
 """Operator intents: what someone wants done. Written by every door, acted on by the loop alone."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from sqlite_utils import Database
+
 from store.errors import NotFound
+from store.failpoints import around
 from store.records import Intent, IntentKind, IntentStatus
 from store.session import Row, Session
 
@@ -28,7 +31,7 @@ class Intents:
             intent.updated_at,
         ]
         sql = f"insert into intents ({COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-        self._session.write(lambda db: db.execute(sql, values) and None)
+        self._change(intent.status, sql, values)
 
     def get(self, intent_id: str) -> Intent:
         """
@@ -56,13 +59,20 @@ class Intents:
         """Write down that it is being carried out, and with what."""
         sql = "update intents set status = ?, arguments = ?, updated_at = ? where id = ?"
         values = [IntentStatus.RUNNING.value, json.dumps(arguments), self._clock(), intent_id]
-        self._session.write(lambda db: db.execute(sql, values) and None)
+        self._change(IntentStatus.RUNNING, sql, values)
 
     def update(self, intent_id: str, status: IntentStatus, outcome: dict[str, Any]) -> None:
         """Write down what became of it."""
         sql = "update intents set status = ?, outcome = ?, updated_at = ? where id = ?"
         values = [status.value, json.dumps(outcome), self._clock(), intent_id]
-        self._session.write(lambda db: db.execute(sql, values) and None)
+        self._change(status, sql, values)
+
+    def _change(self, to: IntentStatus, sql: str, values: Sequence[Any]) -> None:
+        def work(db: Database) -> None:
+            with around("status", f"intent, {to}"):
+                db.execute(sql, values)
+
+        self._session.write(work)
 
 
 def intent_of(row: Row) -> Intent:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from store.errors import Invalid, NotFound
+from store.failpoints import around
 from store.records import (
     FINISHED_STAGES,
     SETTLED_STAGES,
@@ -38,11 +39,12 @@ class Iterations:
 
         def work(db: Database) -> Iteration:
             now = self._clock()
-            cursor = db.execute(
-                'insert into iterations (stage, "trigger", incumbent, created_at, updated_at, attempt, config, '
-                "counts, progress) values (?, ?, ?, ?, ?, 1, ?, '{}', '{}')",
-                [Stage.QUEUED.value, trigger, incumbent, now, now, json.dumps(config)],
-            )
+            with around("status", f"iteration, {Stage.QUEUED}"):
+                cursor = db.execute(
+                    'insert into iterations (stage, "trigger", incumbent, created_at, updated_at, attempt, config, '
+                    "counts, progress) values (?, ?, ?, ?, ?, 1, ?, '{}', '{}')",
+                    [Stage.QUEUED.value, trigger, incumbent, now, now, json.dumps(config)],
+                )
             number = int(cursor.lastrowid or 0)
             append_stage(db, number, Stage.QUEUED, now, trigger)
             return read(db, number)
@@ -69,11 +71,12 @@ class Iterations:
             now = self._clock()
             finished = now if stage in FINISHED_STAGES else None
             assignments = "".join(f", {name} = :{name}" for name in changes)
-            db.execute(
-                "update iterations set stage = :stage, updated_at = :now, "
-                f"finished_at = coalesce(finished_at, :finished){assignments} where id = :id",
-                {**changes, "stage": stage.value, "now": now, "finished": finished, "id": iteration},
-            )
+            with around("status", f"iteration, {stage}"):
+                db.execute(
+                    "update iterations set stage = :stage, updated_at = :now, "
+                    f"finished_at = coalesce(finished_at, :finished){assignments} where id = :id",
+                    {**changes, "stage": stage.value, "now": now, "finished": finished, "id": iteration},
+                )
             moved = read(db, iteration)
             append_stage(db, iteration, stage, now, note)
             return moved

@@ -7,9 +7,11 @@ train nor serve as a yardstick for judges (`store.feedback.live` leaves them out
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlite_utils import Database
 
+from store.failpoints import around
 from store.session import Inside, Row, Session
 
 COLUMNS = "id, feedback_id, iteration, at, actor, reason"
@@ -57,7 +59,7 @@ class Quarantine:
                 select 1 from learned_examples k where k.feedback_id = e.feedback_id
                   and k.iteration in (select value from json_each(:kept)))
             group by e.feedback_id order by e.feedback_id"""
-        return self._session.write(lambda db: int(db.execute(sql, parameters).rowcount))
+        return self._session.write(lambda db: changed(db, "held", sql, parameters))
 
     def hold_events(self, reasons: Mapping[str, str], *, iteration: int, actor: str) -> int:
         """Hold back single events, each for its reason, before they train. Returns how many are held that were not.
@@ -77,7 +79,7 @@ class Quarantine:
             "at": self._clock(),
             "actor": actor,
         }
-        return self._session.write(lambda db: int(db.execute(sql, parameters).rowcount))
+        return self._session.write(lambda db: changed(db, "held", sql, parameters))
 
     def release(self, *, iteration: int | None = None, actor: str, reason: str) -> int:
         """Let go what is held (of one iteration, or all): it counts, and trains, again. Returns how many events."""
@@ -88,7 +90,7 @@ class Quarantine:
 
         def work(db: Database) -> int:
             parameters = {"at": self._clock(), "actor": actor, "reason": reason, "iteration": iteration}
-            return int(db.execute(sql, parameters).rowcount)
+            return changed(db, "released", sql, parameters)
 
         return self._session.write(work)
 
@@ -106,7 +108,7 @@ class Quarantine:
             last = db.execute("select coalesce(max(id), 0) from quarantine").fetchone()[0]
             Quarantine(Inside(db), self._clock).hold(iterations, kept=kept, actor=actor, reason=reason)
             parameters = {"at": self._clock(), "actor": actor, "reason": reason, "last": last}
-            return int(db.execute(sql, parameters).rowcount)
+            return changed(db, "released", sql, parameters)
 
         return self._session.write(work)
 
@@ -145,3 +147,9 @@ class Quarantine:
 
 def quarantined_of(row: Row) -> Quarantined:
     return Quarantined(**dict(row))
+
+
+def changed(db: Database, to: str, sql: str, parameters: dict[str, Any]) -> int:
+    """Hold back or let go. Returns how many events."""
+    with around("status", f"feedback, {to}"):
+        return int(db.execute(sql, parameters).rowcount)

@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 from sqlite_utils import Database
 
 from store.errors import HonedError
-from store.failpoints import failpoint
+from store.failpoints import AND, around, failpoint
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,16 @@ def _tell_each(jobs: Sequence[Job]) -> None:
         job.tell()
 
 
+def written(jobs: Sequence[Job]) -> str:
+    """What a commit carries, as failpoints call it: the operations, each once."""
+    return AND.join(sorted({operation(job.work) for job in jobs}))
+
+
+def operation(work: Work) -> str:
+    """The operation that a piece of work was defined in."""
+    return str(getattr(work, "__qualname__", "work")).split(".<locals>")[0]
+
+
 class Writer:
     """The writer thread."""
 
@@ -184,7 +194,7 @@ class Writer:
             self._queue.put(None)
         self._thread.join()
         with contextlib.suppress(sqlite3.OperationalError):  # a reader may still hold the WAL; it stays valid
-            self.db.conn.execute("pragma wal_checkpoint(truncate)")
+            fold(self.db, "close")
         self.db.conn.close()
 
     def _run(self) -> None:
@@ -236,7 +246,8 @@ class Writer:
                 self._run_one(job)
             for mark in sorted(marks):
                 failpoint(f"{mark}.before_commit")
-            self.db.conn.execute("commit")
+            with around("commit", lambda: written(group)):
+                self.db.conn.execute("commit")
         except BaseException as error:  # the disk is full or failing: nobody in the group was written
             log.exception("a group of %d writes failed", len(group))
             for job in group:
@@ -296,14 +307,21 @@ class Readers:
                 self._idle.get_nowait().close()
 
 
+def fold(db: Database, why: str) -> bool:
+    """Fold the log back into the database and empty it. Returns whether a reader kept it from being emptied."""
+    with around("commit", f"checkpoint, {why}"):
+        return bool(db.conn.execute("pragma wal_checkpoint(truncate)").fetchone()[0])
+
+
 def compact(db: Database) -> None:
     """Rewrite the database without its free pages and fold the log into it: what was deleted is in neither file.
 
     Raises:
         HonedError: somebody has been reading from the log for longer than `BUSY_TIMEOUT_MS`.
     """
-    db.execute("vacuum")
-    if db.execute("pragma wal_checkpoint(truncate)").fetchone()[0]:
+    with around("commit", "vacuum"):
+        db.execute("vacuum")
+    if fold(db, "compact"):
         raise HonedError(
             "another process reads the database, so its log cannot be emptied; it is tried again"
         )

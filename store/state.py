@@ -3,6 +3,9 @@
 import json
 from typing import Any
 
+from sqlite_utils import Database
+
+from store.failpoints import around
 from store.session import Session
 
 
@@ -17,4 +20,9 @@ class State:
     def set(self, key: str, value: Any) -> None:
         sql = "insert or replace into service_state (key, value) values (?, ?)"
         text = json.dumps(value, ensure_ascii=False)
-        self._session.write(lambda db: db.execute(sql, [key, text]) and None)
+
+        def work(db: Database) -> None:
+            with around("status", f"state, {key}"):
+                db.execute(sql, [key, text])
+
+        self._session.write(work)

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.client import Client
 from store.errors import HonedError
-from store.failpoints import FAILPOINTS
+from store.failpoints import NAMED
 from tests.integration.service import (
     Service,
     ask,
@@ -21,22 +21,22 @@ from tests.integration.service import (
 
 pytestmark = pytest.mark.slow
 
-ITERATION = [name for name in FAILPOINTS if name.startswith(("iteration.", "settle."))]
-TRAINER = [name for name in FAILPOINTS if name.startswith("trainer.")]
+ITERATION = [name for name in NAMED if name.startswith(("iteration.", "settle."))]
+TRAINER = [name for name in NAMED if name.startswith("trainer.")]
 #: Killed at these in test_judging.py, where a judge holds a licence.
-JUDGE = [name for name in FAILPOINTS if name.startswith(("judge.", "contest."))]
-ROLLBACK = [name for name in FAILPOINTS if name.startswith("rollback.")]
-CANARY = [name for name in FAILPOINTS if name.startswith("canary.")]
-FEEDBACK = [name for name in FAILPOINTS if name.startswith("feedback.")]
+JUDGE = [name for name in NAMED if name.startswith(("judge.", "contest."))]
+ROLLBACK = [name for name in NAMED if name.startswith("rollback.")]
+CANARY = [name for name in NAMED if name.startswith("canary.")]
+FEEDBACK = [name for name in NAMED if name.startswith("feedback.")]
 #: Killed at these in test_forget.py.
-FORGET = [name for name in FAILPOINTS if name.startswith("forget.")]
+FORGET = [name for name in NAMED if name.startswith("forget.")]
 #: Passed by iterations only that train two candidates.
-REBUILD = [name for name in FAILPOINTS if name.startswith("rebuild.")]
+REBUILD = [name for name in NAMED if name.startswith("rebuild.")]
 
 
-def test_every_failpoint_is_in_one_of_the_groups_below() -> None:
+def test_every_named_failpoint_is_in_one_of_the_groups_below() -> None:
     known = ITERATION + JUDGE + TRAINER + ROLLBACK + CANARY + FEEDBACK + REBUILD + FORGET
-    assert sorted(known) == sorted(FAILPOINTS)
+    assert sorted(known) == sorted(NAMED)
 
 
 @pytest.fixture(scope="module")
