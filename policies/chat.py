@@ -80,6 +80,15 @@ def end_token(tokenizer: Any) -> int:
     return int(first if known is not None and known.special else tokenizer.eos_token_id)
 
 
+def end_tokens(listed: int | Sequence[int] | None, tokenizer: Any) -> frozenset[int]:
+    """Every token an answer ends at: the model's own (`generation_config`), EOS, and the template's end of turn.
+
+    Without the last an answer would run on into a turn of its own.
+    """
+    own = [] if listed is None else [listed] if isinstance(listed, int) else listed
+    return frozenset({*own, tokenizer.eos_token_id, end_token(tokenizer)} - {None})
+
+
 def without_control(text: str, control: Sequence[str]) -> str:
     """`text` with every control token removed, those that appear by removing another included.
 

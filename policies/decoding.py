@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache
 from policies.detokenize import Detokenizer
 from policies.draw import Drawn, draw, generator_for
 from policies.engine import Delta, Priority, TokenLogprob, Usage
+from policies.forward import Forward
 from policies.kv import RowCache, split_prompt
 from policies.streams import StopGate
 from store.records import Sampling
@@ -50,7 +51,7 @@ class Answer:
 class Batch:
     """Answers of one model decoded together."""
 
-    def __init__(self, model: Any, tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(self, model: Forward, tokenizer: Any, ends: frozenset[int]) -> None:
         self.model, self.tokenizer, self.ends = model, tokenizer, ends
         self.answers: list[Answer] = []
         self.cache = RowCache()
@@ -60,13 +61,14 @@ class Batch:
         if answer.prefilled is None:
             answer.prefilled = DynamicCache()
         ids = torch.tensor([answer.chunks.pop(0)], device=self.model.device)
-        out = self.model(input_ids=ids, past_key_values=answer.prefilled, use_cache=True, logits_to_keep=1)
         if answer.chunks:
+            self.model.states(ids, cache=answer.prefilled)
             return
+        logits = self.model.next_logits(ids, cache=answer.prefilled)
         self.cache.join(answer.prefilled)
         answer.prefilled = None
         self.answers.append(answer)
-        if self._take(answer, out.logits[0, -1].float()):
+        if self._take(answer, logits[0]):
             self._remove(len(self.answers) - 1)
 
     def step(self) -> None:
@@ -76,14 +78,8 @@ class Batch:
             return
         newest = [[answer.drawn[-1]] for answer in self.answers]
         positions, mask = self.cache.begin_step()
-        out = self.model(
-            input_ids=torch.tensor(newest, device=self.model.device),
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        logits = out.logits[:, -1].float()
+        ids = torch.tensor(newest, device=self.model.device)
+        logits = self.model.next_logits(ids, cache=self.cache, positions=positions, mask=mask)
         done = [row for row, answer in enumerate(self.answers) if self._take(answer, logits[row])]
         # From the last, because the last row moves into a gap.
         for row in reversed(done):

@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM
 
-from policies.chat import encode_prompt, end_token, load_tokenizer, refuse_hopeless
+from policies.chat import encode_prompt, end_tokens, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
+from policies.decoder import Base, verified_decoder
 from policies.decoding import Answer, Batch
 from policies.detokenize import Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
-from policies.packing import Base, verified_copy
+from policies.forward import Forward
 from policies.prefix_tree import grow_tree
 from policies.prefixes import Prefixes
 from policies.scoring import TOKENS, ScoreJob, TokenCount, encode_rows
@@ -96,7 +97,7 @@ class HfEngine:
         if adapter.version in self._served and not self._served[adapter.version].closed:
             return
         # Merging reads base weights only, so it can run beside a step; publishing happens between steps.
-        model = await asyncio.to_thread(verified_copy, self._base, adapter)
+        model = await asyncio.to_thread(verified_decoder, self._base, adapter)
         await self._call(lambda: self._publish(adapter.version, model))
 
     async def unload(self, version: str) -> None:
@@ -228,8 +229,9 @@ class HfEngine:
 
     def _has(self, priority: Priority) -> bool:
         """Whether anybody of that priority has a row."""
-        decoding = any(served.batches[priority].answers for served in self._served.values())
-        return decoding or any(answer.priority is priority for answer in self._work.joining)
+        return any(served.batches[priority].answers for served in self._served.values()) or any(
+            answer.priority is priority for answer in self._work.joining
+        )
 
     def _advance(self, priority: Priority) -> None:
         """One piece of one prompt, and one step of every batch."""
@@ -319,7 +321,7 @@ class HfEngine:
             for _, future in [*work.calls, *work.scores]:
                 refuse(future, error)
 
-    def _batches(self, model: Any) -> dict[Priority, Batch]:
+    def _batches(self, model: Forward) -> dict[Priority, Batch]:
         return {priority: Batch(model, self._tokenizer, self._ends) for priority in Priority}
 
     def _load_base(self) -> None:
@@ -333,10 +335,7 @@ class HfEngine:
         )
         model.requires_grad_(False).eval().to(device)
         self._tokenizer = load_tokenizer(self._directory)
-        ends = model.generation_config.eos_token_id
-        listed = ends if isinstance(ends, list) else [ends]
-        # The template's end of turn as well: where it is not EOS, answers would run on into a turn of their own.
-        self._ends = frozenset({*listed, self._tokenizer.eos_token_id, end_token(self._tokenizer)} - {None})
+        self._ends = end_tokens(model.generation_config.eos_token_id, self._tokenizer)
         self._context = min(self._config.max_context, model.config.max_position_embeddings)
         self._base = Base(model)
         self._served[None] = Served(self._batches(self._base.decoder))
@@ -345,7 +344,7 @@ class HfEngine:
         threads = self._config.threads
         torch.set_num_threads((os.cpu_count() or 1) if threads == "auto" else threads)
 
-    def _publish(self, version: str, model: Any) -> None:
+    def _publish(self, version: str, model: Forward) -> None:
         with self._changed:
             served = self._served.get(version)
             if served is None:

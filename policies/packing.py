@@ -9,15 +9,11 @@ merged, so the system may take those pages back.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from policies.adapters import verify_adapter
-from policies.engine import AdapterRef
-from policies.merging import merged_copy
-from store.errors import EngineUnavailable
 
 #: Rows the layout is chosen for. It serves other counts too.
 ROWS = 8
@@ -38,6 +34,10 @@ class PackedLinear(nn.Module):
         return result
 
 
+#: Packed layers by the ids of the plain weights they hold, which must outlive the table.
+Table = dict[tuple[int, ...], PackedLinear]
+
+
 def worth_packing(model: Any) -> bool:
     """Whether this machine and these weights gain from it."""
     weight = next(model.parameters())
@@ -46,47 +46,40 @@ def worth_packing(model: Any) -> bool:
     )
 
 
-def packed_copy(model: Any, known: dict[int, PackedLinear]) -> Any:
+def packed(linears: Sequence[Any], known: Table) -> PackedLinear:
+    """Linear layers that read the same states, as one: their outputs one after the other.
+
+    Args:
+        linears: plain layers; not changed.
+        known: ids of plain weights -> their packed layer. Layers met for the first time are added, so hand over the
+            base's table (or a copy of it) when packing an adapter's merge.
+    """
+    key = tuple(id(linear.weight) for linear in linears)
+    if key not in known:
+        weight = torch.cat([linear.weight.detach() for linear in linears])
+        biased = any(linear.bias is not None for linear in linears)
+        known[key] = PackedLinear(
+            weight, torch.cat([bias_of(linear) for linear in linears]) if biased else None
+        )
+    return known[key]
+
+
+def bias_of(linear: Any) -> Tensor:
+    """A layer's bias, noughts where it has none."""
+    return linear.weight.new_zeros(len(linear.weight)) if linear.bias is None else linear.bias.detach()
+
+
+def packed_copy(model: Any, known: Table) -> Any:
     """The same model with its linear layers packed; everything else, and layers packed before, are shared.
 
     Args:
         model: plain; not changed.
-        known: id of a plain weight -> its packed layer. Layers met for the first time are added, so hand over the
-            base's table (or a copy of it) when packing an adapter's merge.
+        known: as in `packed`.
     """
     shared: dict[int, Any] = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
     result = copy.deepcopy(model, shared)
     for name, module in list(result.named_modules()):
-        if not isinstance(module, nn.Linear):
-            continue
-        key = id(module.weight)
-        if key not in known:
-            known[key] = PackedLinear(module.weight, module.bias)
-        parent, _, leaf = name.rpartition(".")
-        setattr(result.get_submodule(parent), leaf, known[key])
+        if isinstance(module, nn.Linear):
+            parent, _, leaf = name.rpartition(".")
+            setattr(result.get_submodule(parent), leaf, packed([module], known))
     return result
-
-
-class Base:
-    """The base model: its plain weights, which adapters are merged with, and the form it decodes in."""
-
-    def __init__(self, plain: Any) -> None:
-        self.plain = plain
-        self.packed: dict[int, PackedLinear] | None = {} if worth_packing(plain) else None
-        self.decoder = plain if self.packed is None else packed_copy(plain, self.packed)
-
-
-@torch.no_grad()
-def verified_copy(base: Base | None, adapter: AdapterRef) -> Any:
-    """The base with an adapter merged in, in the form it decodes in; its files are verified first.
-
-    Raises:
-        EngineUnavailable: there is no base yet.
-        AdapterInvalid: the files do not verify, or do not fit this base.
-    """
-    if base is None:
-        raise EngineUnavailable("the engine is not running")
-    verify_adapter(adapter.path, adapter.digest)
-    model = merged_copy(base.plain, adapter.path)
-    # A copy of the table: this adapter's own layers must go when it goes.
-    return model if base.packed is None else packed_copy(model, dict(base.packed))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from policies.chat import encode_completion
+from policies.forward import Forward
 from policies.prefix_tree import Row, Target, TokenTree, parent_slots
 from policies.prefixes import LONG, PathCache, Prefixes
 from store.records import Message
@@ -40,7 +41,7 @@ class TokenCount:
 class ScoreJob:
     """Rows of (prompt, answer) token ids, scored a forward at a time."""
 
-    def __init__(self, model: Any, tree: TokenTree, adapter: str | None, prefixes: Prefixes) -> None:
+    def __init__(self, model: Forward, tree: TokenTree, adapter: str | None, prefixes: Prefixes) -> None:
         self.adapter = adapter
         self.count = TokenCount(tree.asked)
         self._model, self._tree, self._prefixes = model, tree, prefixes
@@ -76,13 +77,12 @@ class ScoreJob:
         depths = self._tree.depths[start:stop]
         parents, way = parent_slots(depths)
         device = self._model.device
-        states = self._model.base_model(
-            input_ids=torch.tensor([self._tree.tokens[start:stop]], device=device),
-            position_ids=torch.tensor([depths], device=device),
-            attention_mask=visibility(parents, depths[0])[None, None].to(device),
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state[0]
+        states = self._model.states(
+            torch.tensor([self._tree.tokens[start:stop]], device=device),
+            cache=self._cache,
+            positions=torch.tensor([depths], device=device),
+            mask=visibility(parents, depths[0])[None, None].to(device),
+        )[0]
         self._read_targets(states, start)
         # The next token's ancestors; where there is none, all of the way, for the trunk may end here.
         self._cache.keep(way[: self._tree.depths[stop]] if stop < len(self._tree.depths) else way)
@@ -120,9 +120,9 @@ def visibility(parents: Sequence[int], above: int) -> Tensor:
     return visible
 
 
-def logprobs(model: Any, states: Tensor, targets: Sequence[Sequence[Target]]) -> list[list[float]]:
+def logprobs(model: Forward, states: Tensor, targets: Sequence[Sequence[Target]]) -> list[list[float]]:
     """Log-probability of each target after its state [states, hidden]; the head is applied once a state."""
-    logits = model.get_output_embeddings()(states).float()
+    logits = model.logits(states)
     # Not log_softmax: that would be a second table of states * vocabulary.
     totals = torch.logsumexp(logits, dim=-1)
     rows = torch.tensor([row for row, wanted in enumerate(targets) for _ in wanted], device=logits.device)

@@ -9,6 +9,7 @@ from typing import Any
 
 from policies.decoding import Answer, Batch
 from policies.engine import Priority
+from policies.forward import Forward
 from policies.scoring import ScoreJob
 
 
@@ -24,7 +25,7 @@ class Served:
     closed: bool = False
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Forward:
         return self.batches[Priority.CHAT].model
 
     def rows(self) -> int:

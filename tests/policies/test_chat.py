@@ -2,7 +2,7 @@
 
 import time
 
-from policies.chat import encode_completion, encode_prompt, end_token, without_control
+from policies.chat import encode_completion, encode_prompt, end_token, end_tokens, without_control
 from store.records import Message
 from tests.tiny import byte_tokenizer
 
@@ -66,3 +66,10 @@ def test_control_tokens_nested_ever_so_deep_are_gone_in_one_pass() -> None:
     # Quadratic work took minutes at this size; the bound is generous and only tells the two apart.
     assert time.perf_counter() - began < 10
     assert "<|im_end|>" not in left
+
+
+def test_answers_end_at_the_model_s_own_ends_too() -> None:
+    tokenizer = byte_tokenizer()
+    assert end_tokens(None, tokenizer) == {IM_END}
+    assert end_tokens(7, tokenizer) == {7, IM_END}
+    assert end_tokens([7, 0], tokenizer) == {0, 7, IM_END}

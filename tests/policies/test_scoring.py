@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from policies.engine import AdapterRef, Engine
+from policies.forward import Whole
 from policies.hf_engine import HfEngine
 from policies.prefix_tree import Row, grow_tree
 from policies.prefixes import LONG, Prefixes
@@ -48,7 +49,7 @@ def plain(model: Any, row: Row) -> list[float]:
 def scored(
     model: Any, rows: list[Row], *, budget: int = 256, prefixes: Prefixes | None = None
 ) -> tuple[list[list[float]], TokenCount]:
-    job = ScoreJob(model, grow_tree(rows), None, Prefixes() if prefixes is None else prefixes)
+    job = ScoreJob(Whole(model), grow_tree(rows), None, Prefixes() if prefixes is None else prefixes)
     with torch.inference_mode():
         while True:
             before = job.count.computed
