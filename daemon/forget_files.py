@@ -86,6 +86,8 @@ def erase(
         shutil.rmtree(path, ignore_errors=True)
         if path.exists():
             raise OSError(f"{path} cannot be deleted")
+        if path.parent.is_dir():
+            fsync_directory(path.parent)
     for copy in (*directory.glob(f"{DATABASE}.before-*"), *directory.glob(f".{DATABASE}*.tmp*")):
         copy.unlink(missing_ok=True)
         count += 1
@@ -174,6 +176,7 @@ def clean(path: Path, traces: Traces) -> int:
         return 0
     if path.suffix == ".json":
         path.unlink()
+        fsync_directory(path.parent)
     else:
         write_durably(path, "\n".join(kept))
     return 1

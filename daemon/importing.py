@@ -20,6 +20,7 @@ from daemon.rows import PRINCIPAL, BadRow, Said, answer_of, event_of, is_kto, is
 from daemon.state_files import DATABASE, LOCK
 from store.db import StateLock, Store
 from store.errors import Invalid
+from store.files import make_folder
 from store.records import Completion
 from store.scrubbing import FORGOTTEN
 
@@ -226,7 +227,7 @@ def import_files(
             f"{path}: no rows to import{''.join(f'; {one}' for one in found.bad[:NAMED])}", param="path"
         )
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
     except OSError as error:
         raise Invalid(f"store.directory {directory}: {error.strerror}", param="store.directory") from error
     with StateLock(directory / LOCK), Store.open(directory / DATABASE) as store:

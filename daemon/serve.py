@@ -39,7 +39,7 @@ from policies.engines import build_engine, resolve_base
 from store.db import StateLock, Store
 from store.descent import way_back
 from store.errors import AdapterInvalid, AttestationFailed, ConfigError, HonedError
-from store.files import write_durably, write_json
+from store.files import make_folder, write_durably, write_json
 from store.records import BASE, Adapter, AdapterStatus
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def make_directory(config: Config) -> Path:
     """
     directory = config.store.directory
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
     except OSError as error:
         raise ConfigError(
             f"store.directory = {str(directory)!r}: {error.strerror}", param="store.directory"

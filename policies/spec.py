@@ -15,7 +15,7 @@ from policies.battery import BatteryItem, BatteryOutcome
 from policies.rows import Row as Row
 from policies.rows import Turn as Turn
 from store.errors import TrainingFailed
-from store.files import read_jsonl, sha256_file, write_json, write_jsonl
+from store.files import make_folder, read_jsonl, sha256_file, write_json, write_jsonl
 
 SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY, SNAPSHOT = (
     "spec.json",
@@ -190,7 +190,7 @@ _BATTERY: TypeAdapter[list[BatteryItem]] = TypeAdapter(list[BatteryItem])
 
 def write_snapshot(run_dir: Path, snapshot: Snapshot) -> str:
     """Write the five inputs, then the seal. Returns the seal's digest (hex SHA-256 of snapshot.json)."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(run_dir)
     write_json(run_dir / SPEC, snapshot.spec.model_dump(mode="json"))
     rows: dict[str, list[Any]] = {
         EXAMPLES: list(snapshot.examples),

@@ -45,7 +45,7 @@ from policies.spec import (
 )
 from store.errors import HonedError, TrainingFailed
 from store.failpoints import failpoint
-from store.files import write_json
+from store.files import fsync_file, write_json
 
 #: What the run's manifest covers: the sealed inputs (a snapshot older than the battery has none), report and adapter.
 SEALED = (
@@ -117,6 +117,7 @@ def run(run_dir: Path) -> None:
     report = report.model_copy(
         update={"adapter_digest": digest, "seconds": journal.seconds, "metrics": metrics}
     )
+    fsync_file(run_dir / PROGRESS)  # read again where a restart takes the finished run up
     write_json(run_dir / REPORT, report.model_dump(mode="json"))
     write_manifest(run_dir, [name for name in SEALED if name != BATTERY or (run_dir / name).is_file()])
     failpoint("trainer.manifest.written")

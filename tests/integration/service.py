@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,9 @@ QUICK = {
 
 
 class Service:
-    """One process; `state` is its state directory."""
+    """One process; `state` is its state directory. `prefix`: words before its command, for a tracer that steps aside."""
 
-    def __init__(self, state: Path, model: Path, **overrides: str) -> None:
+    def __init__(self, state: Path, model: Path, *, prefix: Sequence[str] = (), **overrides: str) -> None:
         state.mkdir(parents=True, exist_ok=True)
         self.state = state
         environment = {
@@ -61,7 +61,7 @@ class Service:
         }
         self.log = (state / "service.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "daemon", "serve"],
+            [*prefix, sys.executable, "-m", "daemon", "serve"],
             cwd=ROOT,
             env=environment,
             stdout=self.log,
@@ -104,9 +104,9 @@ class Service:
 
 
 @contextmanager
-def running(state: Path, model: Path, **overrides: str) -> Iterator[Service]:
+def running(state: Path, model: Path, *, prefix: Sequence[str] = (), **overrides: str) -> Iterator[Service]:
     """A service for the length of a block; stopped however the block ends."""
-    service = Service(state, model, **overrides)
+    service = Service(state, model, prefix=prefix, **overrides)
     try:
         yield service
     finally:
