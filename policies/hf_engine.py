@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -24,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 from policies.chat import encode_prompt, end_tokens, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
+from policies.cores import usable_cores
 from policies.decoder import Base, verified_decoder
 from policies.decoding import Answer, Batch
 from policies.detokenize import Detokenizer
@@ -342,7 +342,7 @@ class HfEngine:
 
     def _take_threads(self) -> None:
         threads = self._config.threads
-        torch.set_num_threads((os.cpu_count() or 1) if threads == "auto" else threads)
+        torch.set_num_threads(usable_cores() if threads == "auto" else threads)
 
     def _publish(self, version: str, model: Forward) -> None:
         with self._changed:

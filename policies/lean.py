@@ -1,9 +1,9 @@
 """A Llama's forward with nothing in it but its arithmetic, for a CPU, where calling costs as much as computing.
 
 One token of the embedded model is 27 ms of products on two cores, and took about 25 more in the calls between them,
-5,300 of Python alone. Here the projections that read the same states are one product (q, k and v; gate and up), query heads that share
-keys are laid out as further queries of one head, so that no key is copied, and nothing else is done that the model
-does not ask for. The same float32 arithmetic in another order: tests hold it to transformers' forward.
+5,300 of Python alone. Here the projections that read the same states are one product (q, k and v; gate and up), query
+heads that share keys are laid out as further queries of one head, so that no key is copied, and nothing is done that
+the model does not ask for. The same float32 arithmetic in another order: tests hold it to transformers' forward.
 """
 
 from dataclasses import dataclass
