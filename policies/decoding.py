@@ -16,11 +16,15 @@ from policies.draw import Drawn, draw, generator_for
 from policies.engine import Delta, Priority, TokenLogprob, Usage
 from policies.forward import Forward
 from policies.kv import RowCache, split_prompt
+from policies.prefix_tree import common_length
 from policies.streams import StopGate
 from store.records import Sampling
 
 #: Tokens of a prompt computed before others get a step; background work takes smaller bites out of a chat's time.
 PREFILL = {Priority.CHAT: 256, Priority.BACKGROUND: 64}
+
+#: Tokens of a prompt that are copied from another row rather than computed; all chats begin with a template's few.
+WORTH_COPYING = 16
 
 Emit = Callable[[Delta | Exception], None]
 
@@ -59,7 +63,7 @@ class Batch:
     def prefill(self, answer: Answer) -> None:
         """Compute the next piece of a prompt; with the last one the answer joins and draws its first token."""
         if answer.prefilled is None:
-            answer.prefilled = DynamicCache()
+            answer.prefilled = self._begin(answer)
         ids = torch.tensor([answer.chunks.pop(0)], device=self.model.device)
         if answer.chunks:
             self.model.states(ids, cache=answer.prefilled)
@@ -70,6 +74,19 @@ class Batch:
         self.answers.append(answer)
         if self._take(answer, logits[0]):
             self._remove(len(self.answers) - 1)
+
+    def _begin(self, answer: Answer) -> DynamicCache:
+        """What another answer in the batch has of this prompt: candidates and choices are asked the same."""
+        shared, row = max(
+            ((common_length(answer.prompt, other.prompt), row) for row, other in enumerate(self.answers)),
+            default=(0, 0),
+        )
+        # The last token is computed in any case: what it says is the answer's first.
+        shared = min(shared, len(answer.prompt) - 1)
+        if shared < WORTH_COPYING:
+            return DynamicCache()
+        answer.chunks = split_prompt(answer.prompt[shared:], PREFILL[answer.priority])
+        return self.cache.beginning(row, shared)
 
     def step(self) -> None:
         """One token for every answer."""

@@ -45,6 +45,14 @@ class RowCache(Cache):
             self.values[index][row, :, :length] = layer.values[0]
         self.lengths.append(length)
 
+    def beginning(self, row: int, length: int) -> DynamicCache:
+        """A copy of a row's first `length` tokens, for a prompt that begins alike."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(zip(self.keys, self.values, strict=True)):
+            copies = [buffer[row : row + 1, :, :length].clone() for buffer in (keys, values)]
+            cache.update(copies[0], copies[1], layer)
+        return cache
+
     def leave(self, row: int) -> None:
         """Drop a row; the last one takes its place."""
         held = self.lengths.pop()
