@@ -247,6 +247,12 @@ def under_way(store: Store, running: Iteration, *, now: float) -> dict[str, Any]
     return {**iteration(running), "progress": progress(store.iterations.progress(running.id), now=now)}
 
 
+def audit(store: Store) -> dict[str, Any]:
+    """How long the audit log is, and the digest that stands for all of it."""
+    entries, head = store.audit.head()
+    return {"entries": entries, "head": head}
+
+
 def status(store: Store, *, now: float) -> dict[str, Any]:
     """What the store knows of now; the engine's health is added by the route."""
     active, running, last = store.adapters.active(), store.iterations.running(), store.iterations.last()
@@ -265,6 +271,7 @@ def status(store: Store, *, now: float) -> dict[str, Any]:
         "completions": store.completions.count(),
         "judge": {one["scorer"]: standing(one) for one in judges(store)},
         "schedule": store.state.get("schedule"),
+        "audit": audit(store),
         "canary": canary(store),
         "watch": watch(store, active),
     }

@@ -10,6 +10,7 @@ are taken, which never change, and the iteration trains again after a restore. A
 
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,14 @@ def backup(directory: Path, target: Path, *, at: float) -> Row:
     return {"backup": str(target), **row}
 
 
-def restore(source: Path, directory: Path) -> Row:
+def restore(source: Path, directory: Path, *, broken_audit: bool = False) -> Row:
     """Put a backup into a state directory that has no database. The database comes last: what was cut short is begun
     again by another `restore`, and nothing serves half of it.
+
+    Args:
+        source: folder that `backup` made.
+        directory: the state directory.
+        broken_audit: also where the backup's audit log is not what was written.
 
     Raises:
         NotFound, HonedError: there is no backup, or it is damaged.
@@ -96,6 +102,12 @@ def restore(source: Path, directory: Path) -> Row:
         AlreadyRunning: a service uses it.
     """
     row = verify(source)
+    audit = row["audit"] or {}
+    if audit.get("broken") is not None and not broken_audit:
+        raise HonedError(
+            f"{source}: its audit log is broken at entry {audit['broken']}: {audit['why']}; restore another backup, "
+            "or this one with --broken-audit"
+        )
     try:
         make_folder(directory)
         with StateLock(directory / LOCK):
@@ -126,8 +138,9 @@ def verify(source: Path) -> Row:
     """Hold every file of a backup against its index, the database against itself, adapters against the database.
 
     Returns:
-        created_at (Unix seconds), honed (the version that wrote it), files, bytes, rows (by table), active, and
-        missing: paths of adapters the database knows whose files were gone when it was taken (retired long ago).
+        created_at (Unix seconds), honed (the version that wrote it), files, bytes, rows (by table), active,
+        missing: paths of adapters the database knows whose files were gone when it was taken (retired long ago), and
+        audit: what a look through the audit log finds; null in a backup from before it was chained.
 
     Raises:
         NotFound: there is no backup.
@@ -158,6 +171,7 @@ def verify(source: Path) -> Row:
         "rows": found.rows,
         "active": found.active,
         "missing": missing,
+        "audit": None if found.audit is None else asdict(found.audit),
     }
 
 

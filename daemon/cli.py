@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from daemon.cli_audit import audit
 from daemon.cli_backup import backup, restore
 from daemon.cli_forget import forget
 from daemon.cli_key import key
@@ -42,7 +43,7 @@ app = typer.Typer(
 judges = typer.Typer(help="What the judges are worth.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(judges, name="judge")
 app.add_typer(quarantined, name="quarantine")
-for command in (forget, backup, restore, key, top):
+for command in (audit, forget, backup, restore, key, top):
     app.command()(command)
 
 

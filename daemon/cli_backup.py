@@ -25,6 +25,9 @@ def backup(
 
 def restore(
     backup: Annotated[Path, typer.Argument(metavar="BACKUP", help="Folder that `honed backup` made.")],
+    broken_audit: Annotated[
+        bool, typer.Option("--broken-audit", help="Even where its audit log is not what was written.")
+    ] = False,
     config: ConfigOption = None,
     json_: JsonOption = False,
 ) -> None:
@@ -32,5 +35,5 @@ def restore(
     from daemon import views
     from daemon.backup import restore as put_back
 
-    row = put_back(backup, settings(config).store.directory)
+    row = put_back(backup, settings(config).store.directory, broken_audit=broken_audit)
     views.show(row, views.restored, as_json=json_)

@@ -1,33 +1,29 @@
 """`honed doctor`: look at what a running service depends on, and say what to do about what is wrong.
 
-Every finding is something looked at just now; nothing is changed.
+Every finding is something looked at just now; nothing is changed. What lies in the state directory is looked at by
+`daemon.doctor_state`.
 """
 
 import asyncio
 import importlib.metadata
-import json
 import os
 import shutil
 import socket
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+
+from packaging.requirements import Requirement
 
 from daemon.config import Config
-from daemon.state_files import DATABASE, SERVICE
+from daemon.doctor_state import Finding, database, finding, model, private, served, service, who
 from store.errors import HonedError
-
-Finding = dict[str, Any]
 
 #: Free bytes below which a service should not start: a model, a database and a few adapters.
 DISK_FLOOR = 2 * 1024**3
 #: Seconds a vLLM server has to say that it is well.
 HEALTH_TIMEOUT = 3.0
-PACKAGES = ("torch", "transformers", "peft", "sqlite-utils", "fastapi", "apscheduler")
-
-
-def finding(name: str, ok: bool, detail: str, remedy: str = "") -> Finding:
-    return {"name": name, "ok": ok, "detail": detail, "remedy": "" if ok else remedy}
+INSTALL = "run `make install` (or `pip install -e .`) in honed's folder"
 
 
 def python() -> Finding:
@@ -35,11 +31,35 @@ def python() -> Finding:
     return finding("python", sys.version_info >= (3, 11), version, "install Python 3.11 or newer")
 
 
-def package(name: str) -> Finding:
+def sqlite() -> Finding:
+    from store import db
+
+    wanted, found = (".".join(map(str, one)) for one in (db.SQLITE_NEEDED, db.SQLITE))
+    return finding(
+        "sqlite", db.SQLITE >= db.SQLITE_NEEDED, found, f"use a Python with SQLite {wanted} or newer"
+    )
+
+
+def packages() -> list[Finding]:
+    """Every package that honed names, in a version that it was made for."""
     try:
-        return finding(name, True, importlib.metadata.version(name))
+        named = importlib.metadata.requires("honed") or []
     except importlib.metadata.PackageNotFoundError:
-        return finding(name, False, "not installed", "run `pip install -e .` in honed's folder")
+        return [finding("honed", False, "not installed", INSTALL)]
+    wanted = [
+        one for one in map(Requirement, named) if one.marker is None or one.marker.evaluate({"extra": ""})
+    ]
+    return [package(one) for one in wanted]
+
+
+def package(wanted: Requirement) -> Finding:
+    try:
+        version = importlib.metadata.version(wanted.name)
+    except importlib.metadata.PackageNotFoundError:
+        return finding(wanted.name, False, "not installed", INSTALL)
+    fits = wanted.specifier.contains(version, prereleases=True)
+    detail = version if fits else f"{version}, and honed wants {wanted.specifier}"
+    return finding(wanted.name, fits, detail, INSTALL)
 
 
 def nearest_existing(path: Path) -> Path:
@@ -64,29 +84,12 @@ def writable(directory: Path) -> Finding:
     )
 
 
-def service(directory: Path) -> dict[str, Any] | None:
-    file = directory / SERVICE
-    row: dict[str, Any] | None = json.loads(file.read_text()) if file.is_file() else None
-    return row if row is not None and is_alive(int(row["pid"])) else None
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of that number exists; the file of a killed service stays behind."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def port(config: Config) -> Finding:
     """Free, or taken by our own service."""
     where = f"{config.api.host}:{config.api.port}"
     running = service(config.store.directory)
     if running is not None:
-        return finding("port", True, f"a service runs at {running['url']} (pid {running['pid']})")
+        return finding("port", True, f"a service runs at {running.url} (pid {running.pid})")
     with socket.socket(socket.AF_INET6 if ":" in config.api.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -94,33 +97,6 @@ def port(config: Config) -> Finding:
         except OSError as error:
             return finding("port", False, f"{where}: {error.strerror}", "stop what uses it, or set api.port")
     return finding("port", True, f"{where} is free")
-
-
-def database(directory: Path) -> Finding:
-    from store.db import Store
-
-    path = directory / DATABASE
-    if not path.is_file():
-        return finding("database", True, f"none yet at {path}; the first start makes it")
-    try:
-        store = Store.read_only(path)
-        try:
-            return finding(
-                "database", True, f"{store.completions.count()} answers, {store.feedback.count()} events"
-            )
-        finally:
-            store.close()
-    except HonedError as error:
-        return finding("database", False, str(error), "install the honed that wrote it, or restore a backup")
-
-
-def model(config: Config) -> Finding:
-    from policies.engines import locate_model
-
-    try:
-        return finding("model", True, locate_model(config.policies.engine, config.store.directory))
-    except HonedError as error:
-        return finding("model", False, str(error), "set policies.engine.model, or run `make install`")
 
 
 def engine(config: Config) -> Finding:
@@ -183,17 +159,78 @@ async def engine_url(url: str) -> Finding:
     return finding("engine url", True, f"{url} answers")
 
 
+def memory(config: Config) -> Finding:
+    """Whether a trainer would be started, on the GPU where there is one."""
+    from daemon.memory import free_gpu, free_ram, require_free
+
+    needed = config.policies.train.free_memory_mb
+    remedy = "stop what uses it, or set policies.train.free_memory_mb"
+
+    async def look() -> str:
+        await require_free(needed)
+        on_gpu = await free_gpu() if needed else None
+        free, where = (free_ram(), "of main memory") if on_gpu is None else (on_gpu, "on the GPU")
+        return f"{free / 2**20:.0f} MiB {where} are free, a trainer needs {needed}"
+
+    try:
+        return finding("memory", True, asyncio.run(look()))
+    except HonedError as error:
+        return finding("memory", False, str(error), remedy)
+
+
+def keys(config: Config) -> list[Finding]:
+    """Whether the file of API keys can be read by the service, and by nobody else."""
+    from api.auth import load_keys
+
+    path = config.api.keys_file
+    if path is None:
+        return []
+    remedy = "make one with `honed key NAME`, or mend [api] keys_file (docs/security.md)"
+    try:
+        count = len(load_keys(path))
+    except HonedError as error:
+        return [finding("keys", False, str(error), remedy)]
+    return [private("keys", path, f"{count} in {path}")]
+
+
+def judge(config: Config) -> list[Finding]:
+    """Whether the external judge's address is one that people's words may be sent to."""
+    if "external" not in config.judge.scorers:
+        return []
+    from daemon.judging import check_judge
+
+    try:
+        check_judge(config.judge)
+    except HonedError as error:
+        return [finding("judge", False, str(error), "mend [judge.external] (docs/judging.md)")]
+    return [finding("judge", True, f"people's prompts and answers are sent to {config.judge.external.url}")]
+
+
 def examine(config: Config) -> list[Finding]:
     """Every check, in the order a start would trip over them."""
     directory = config.store.directory
-    return [
-        python(),
-        *map(package, PACKAGES),
-        disk(directory),
-        writable(directory),
-        database(directory),
-        model(config),
-        engine(config),
-        *vllm(config),
-        port(config),
+    looks: list[tuple[str, Callable[[], Finding | Iterable[Finding]]]] = [
+        ("python", python),
+        ("sqlite", sqlite),
+        ("packages", packages),
+        ("disk", lambda: disk(directory)),
+        ("permissions", lambda: writable(directory)),
+        ("state", lambda: who(directory)),
+        ("keys", lambda: keys(config)),
+        ("database", lambda: database(directory)),
+        ("adapters", lambda: served(directory)),
+        ("model", lambda: model(config)),
+        ("engine", lambda: engine(config)),
+        ("vllm", lambda: vllm(config)),
+        ("judge", lambda: judge(config)),
+        ("memory", lambda: memory(config)),
+        ("port", lambda: port(config)),
     ]
+    found: list[Finding] = []
+    for name, look in looks:
+        try:
+            told = look()
+        except OSError as error:  # a folder that may not be looked into, a disk that fails
+            told = finding(name, False, str(error), "see that the service's user may read and write there")
+        found += [told] if isinstance(told, dict) else told
+    return found

@@ -79,7 +79,7 @@ def make_directory(config: Config) -> Path:
     """
     directory = config.store.directory
     try:
-        make_folder(directory)
+        make_folder(directory, mode=0o700)  # what people said is in it
     except OSError as error:
         raise ConfigError(
             f"store.directory = {str(directory)!r}: {error.strerror}", param="store.directory"

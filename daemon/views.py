@@ -370,9 +370,15 @@ def restored(row: Row) -> str:
 
 
 def _holdings(row: Row) -> str:
-    counts = row["rows"]
+    counts, audit = row["rows"], row["audit"]
+    if audit is None:
+        log = "audit log not chained"
+    elif audit["broken"] is None:
+        log = f"audit log of {audit['entries']} entries, head {audit['head']}"
+    else:
+        log = f"AUDIT LOG BROKEN at entry {audit['broken']}: {audit['why']}"
     return (
         f"{counts['completions']} answers, {counts['feedback']} events of feedback, "
         f"{counts['iterations']} iterations, serving {row['active'] or 'base'}; "
-        f"{row['files']} files, {row['bytes'] / 2**20:.1f} MiB"
+        f"{row['files']} files, {row['bytes'] / 2**20:.1f} MiB; {log}"
     )

@@ -2,7 +2,8 @@
 
 Everything that can go wrong out there ends in one error that names the endpoint and never the key: the endpoint may
 be down, slow, overloaded, lying about lengths, or somewhere else than it says. A redirect is a failure, because the
-prompts are people's own and go where the operator said and nowhere else. One connection per call: calls are few and
+prompts are people's own and go where the operator said and nowhere else; nor do they go to an address that no judge
+has (`policies.addresses`). One connection per call: calls are few and
 slow beside a handshake, and nothing is left open between iterations.
 """
 
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from policies.addresses import literal, proxied, resolve, why_not
 from store.errors import ConfigError, EngineError, EngineUnavailable
 from store.records import Message
 
@@ -128,21 +130,42 @@ class RemoteModel:
     async def _posted(self, body: dict[str, Any]) -> AsyncIterator[httpx.Response]:
         """The response, its body not read yet. Trouble of transport becomes an EngineUnavailable."""
         try:
-            async with (
-                httpx.AsyncClient(
-                    verify=self._tls, timeout=self._timeout_s, follow_redirects=False
-                ) as client,
-                client.stream(
-                    "POST", f"{self.endpoint}/chat/completions", json=body, headers=self._headers
-                ) as response,
-            ):
-                yield response
+            async with contextlib.AsyncExitStack() as stack:
+                client = await stack.enter_async_context(
+                    httpx.AsyncClient(verify=self._tls, timeout=self._timeout_s, follow_redirects=False)
+                )
+                yield await self._connected(stack, client, body)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError) as error:
             # Else the kind only: the text of some of these quotes what was sent or received.
             what = (
                 f"no connection: {error}" if isinstance(error, httpx.ConnectError) else type(error).__name__
             )
             raise EngineUnavailable(f"{self.endpoint}: {what}", retry_after=0.0) from None
+
+    async def _connected(
+        self, stack: contextlib.AsyncExitStack, client: httpx.AsyncClient, body: dict[str, Any]
+    ) -> httpx.Response:
+        """The request sent to the first address of the host that takes it: one that was looked at, whatever the name
+        leads to a moment later.
+        """
+        parts = urlsplit(f"{self.endpoint}/chat/completions")
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+        if proxied(parts.scheme, host):
+            targets = [parts.netloc]
+        else:
+            found = await resolve(host, port)
+            targets = [f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in found]
+        headers = {**self._headers, "Host": parts.netloc}
+        for left, target in zip(reversed(range(len(targets))), targets, strict=True):
+            url = parts._replace(netloc=target).geturl()
+            try:
+                return await stack.enter_async_context(
+                    client.stream("POST", url, json=body, headers=headers, extensions={"sni_hostname": host})
+                )
+            except httpx.ConnectError:
+                if not left:
+                    raise
+        raise EngineUnavailable(f"{host} has no address", retry_after=0.0)
 
     def _check_status(self, response: httpx.Response) -> None:
         """Raises for everything but a 200. What the endpoint says about it is not repeated: it may quote the key."""
@@ -200,6 +223,9 @@ def checked_url(url: str) -> str:
         raise ConfigError(
             f"judge.external.url = {url!r}: not an http:// or https:// address", param="judge.external.url"
         )
+    address = literal(parts.hostname or "")
+    if address is not None and (why := why_not(address)):
+        raise ConfigError(f"judge.external.url = {url!r}: {address} is {why}", param="judge.external.url")
     return url.rstrip("/")
 
 

@@ -1,9 +1,11 @@
-"""The audit log: who did what, and why. Append-only; triggers refuse anything else."""
+"""The audit log: who did what, and why. Append-only: triggers refuse anything else, and a hash chain shows it."""
 
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from store import chain
+from store.chain import GENESIS, Chain
 from store.records import AuditEntry
 from store.session import Row, Session
 
@@ -17,9 +19,24 @@ class Audit:
     def add(
         self, *, actor: str, action: str, subject: str, reason: str, details: dict[str, Any] | None = None
     ) -> None:
-        values = [self._clock(), actor, action, subject, reason, json.dumps(details or {})]
-        sql = "insert into audit (at, actor, action, subject, reason, details) values (?, ?, ?, ?, ?, ?)"
-        self._session.write(lambda db: db.execute(sql, values) and None)
+        at, says = self._clock(), [actor, subject, reason, json.dumps(details or {})]
+        self._session.write(lambda db: chain.append(db, at, action, says))
+
+    def verify(self) -> Chain:
+        """Hold every entry against the chain."""
+        return chain.verify(self._session.rows)
+
+    def head(self) -> tuple[int, str]:
+        """How many entries there are, and the digest of the last, which stands for all of them."""
+        rows = self._session.rows("select id, digest from audit order by id desc limit 1")
+        return (rows[0]["id"], rows[0]["digest"]) if rows else (0, GENESIS)
+
+    def has(self, digest: str) -> int | None:
+        """The number of the entry with this digest; None where no entry has it. Only where `verify` finds nothing
+        wrong does it stand for all entries up to there.
+        """
+        rows = self._session.rows("select id from audit where digest = ?", [digest])
+        return rows[0]["id"] if rows else None
 
     def list(
         self, limit: int = 100, *, before: int | None = None, actions: Sequence[str] | None = None

@@ -5,6 +5,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.chain import Chain, verify
 from store.errors import HonedError
 from store.files import fsync_directory, fsync_file
 from store.session import connect_reader
@@ -19,6 +20,8 @@ class Holdings:
     active_path: str | None
     adapters: dict[str, str]
     """Path of every adapter, below the state directory -> digest of its manifest."""
+    audit: Chain | None
+    """The audit log held against its chain; None in a database from before there was one."""
 
 
 COUNTED = ("completions", "feedback", "iterations", "adapters")
@@ -59,10 +62,14 @@ def holdings(path: Path) -> Holdings:
                 "select p.version, a.path from active p left join adapters a on a.version = p.version"
             ).fetchone()
             adapters = dict(db.execute("select path, digest from adapters").fetchall())
+            columns = {row["name"] for row in db.execute("pragma table_info(audit)")}
+            audit = None
+            if "digest" in columns:
+                audit = verify(lambda sql, values: db.execute(sql, values).fetchall())
     except sqlite3.DatabaseError as error:
         raise HonedError(f"{path} is not a sound database of honed's: {error}") from error
     version, path_of_it = active or (None, None)
-    return Holdings(rows, version, path_of_it, adapters)
+    return Holdings(rows, version, path_of_it, adapters, audit)
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:

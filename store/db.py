@@ -51,6 +51,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Clock = Callable[[], float]
 
+#: The SQLite in this process, and from which on there is all that the store uses: STRICT tables, the ->> operator.
+SQLITE = sqlite3.sqlite_version_info
+SQLITE_NEEDED = (3, 38, 0)
+
 
 class Store:
     """Repositories over one session. Thread-safe; a write returns when it is on disk."""
@@ -71,7 +75,7 @@ class Store:
         self.outcomes = Outcomes(session)
         self.history = History(session)
         self.state = State(session)
-        self.forgetting = Forgetting(session)
+        self.forgetting = Forgetting(session, clock)
 
     @classmethod
     def open(cls, path: Path, *, clock: Clock = time.time) -> "Store":

@@ -1,7 +1,7 @@
 """Forgetting: what honed holds of a person (or of a time), and what of honed learned from it or shows it."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -12,8 +12,8 @@ from store.session import Session
 
 
 class Forgetting:
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, clock: Callable[[], float]) -> None:
+        self._session, self._clock = session, clock
 
     def of(self, person: Person) -> Holdings:
         """Everything of a person, also what an interrupted attempt has scrubbed already."""
@@ -181,4 +181,5 @@ class Forgetting:
             iterations: those that showed it: names of their prompts' clusters that are made of its words go too.
             person: whose name goes with it; None where only words do.
         """
-        return self._session.write(lambda db: scrub(db, held, frozenset(iterations), person))
+        at = self._clock()
+        return self._session.write(lambda db: scrub(db, held, frozenset(iterations), person, at=at))

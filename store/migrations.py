@@ -1,12 +1,15 @@
 """The schema, as numbered steps: append-only, each in its own transaction, tracked by sqlite-utils.
 
 Facts (completions, feedback, activations, stage moves, audit) are appended; triggers refuse to change the two
-logs whose history people rely on. Erasing a person's text is the one exception, and it will have to drop those
-triggers by name in its own transaction, which is deliberate: it should not happen by accident.
+logs whose history people rely on. Erasing a person's text is the one exception (`store.scrubbing`), and it has to
+drop those triggers in its own transaction, which is deliberate: it should not happen by accident.
 """
+
+import time
 
 from sqlite_utils import Database, Migrations
 
+from store.chain import chain_up
 from store.errors import SchemaTooNew
 
 MIGRATIONS = Migrations("honed")
@@ -274,6 +277,25 @@ def m009_labels_by_themselves(db: Database) -> None:
     # Imported answers train and test as people's own do; texts that operators wrote for a label do neither.
     db.execute("update completions set source = 'label' where source = 'import'")
     db.execute("alter table labels add column same integer not null default 0")
+
+
+@MIGRATIONS()
+def m010_audit_chain(db: Database) -> None:
+    for column in ("salt", "seal", "digest"):
+        db.execute(f"alter table audit add column {column} text not null default ''")
+    db.execute("alter table audit add column resealed text")
+    db.execute("create index audit_resealed on audit (id) where resealed is not null")
+    db.execute("create index audit_by_digest on audit (digest)")
+    db.execute("drop trigger audit_refuses_update")
+    chain_up(db, time.time())
+    db.execute("""
+        create trigger audit_refuses_update before update on audit
+        begin select raise(abort, 'the audit log is append-only'); end""")
+    # "insert or replace" deletes without asking the trigger on deletes; and nothing comes in between.
+    db.execute("""
+        create trigger audit_refuses_insert before insert on audit
+        when new.id is not (select coalesce(max(id), 0) + 1 from audit)
+        begin select raise(abort, 'the audit log is append-only'); end""")
 
 
 def pending(db: Database) -> list[str]:

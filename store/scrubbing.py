@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from store.chain import redacting
 from store.quotes import GONE, Quotes, renamed
 from store.records import Sampling
 from store.session import Row
@@ -92,11 +93,16 @@ def unlocked(db: Database) -> Iterator[None]:
         db.execute(row["sql"])
 
 
-def scrub(db: Database, held: Holdings, iterations: frozenset[int], person: Person | None) -> dict[str, int]:
+def scrub(
+    db: Database, held: Holdings, iterations: frozenset[int], person: Person | None, *, at: float
+) -> dict[str, int]:
     """The body of `Forgetting.scrub`."""
     # Events may get new names below, in several tables one after the other.
     db.execute("pragma defer_foreign_keys = on")
-    with unlocked(db):
+    actor, why = (
+        ("forget", "somebody is forgotten") if person else ("retention", "words are older than is kept")
+    )
+    with unlocked(db), redacting(db, at, actor=actor, reason=why):
         counts = scrub_answers(db, held, person)
         counts |= scrub_events(db, held, person)
         db.execute("delete from service_state where key = ?", [PLAN])

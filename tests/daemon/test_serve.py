@@ -7,7 +7,7 @@ import weakref
 from pathlib import Path
 
 from daemon.config import Config
-from daemon.serve import bind, runtime_of
+from daemon.serve import bind, make_directory, runtime_of
 from store.db import Store
 
 
@@ -57,3 +57,12 @@ def test_what_the_start_made_is_spared_and_what_comes_later_is_collected(
     finally:
         gc.unfreeze()
     assert frozen > 10_000 and collected
+
+
+def test_a_new_state_directory_is_its_owner_s_only(tmp_path: Path) -> None:
+    made = make_directory(Config.model_validate({"store": {"directory": tmp_path / "deep" / "state"}}))
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.chmod(0o750)
+    assert (
+        make_directory(Config.model_validate({"store": {"directory": made}})).stat().st_mode & 0o777 == 0o750
+    )

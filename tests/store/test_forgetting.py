@@ -98,7 +98,9 @@ def test_scrubbing_takes_hers_and_leaves_his(spoken: Store) -> None:
     report = store.iterations.report(begun.id)
     assert report == {"samples": [samples[1]], "heldout": {"b1/0": 2.0}}
     assert store.metrics.get(begun.id) == {"kl/cluster/forgotten-1": 0.5, "kl/cluster/grüezi": 0.4}
-    assert [(one.actor, one.reason) for one in store.audit.list()] == [
+    told, *entries = store.audit.list()
+    assert (told.action, told.details) == ("redact", {"entries": [1, 2]})
+    assert [(one.actor, one.reason) for one in entries] == [
         ("gate", "kl/cluster/forgotten-1 too far"),
         (ANN.alias, GONE),
     ]
