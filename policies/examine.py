@@ -24,6 +24,7 @@ from policies.battery import (
     stands_by,
 )
 from policies.chat import encode_completion, encode_prompt
+from policies.forward import Whole
 from policies.learner import Learner, View
 from policies.prefix_tree import grow_tree
 from policies.sampling import Sampler
@@ -138,7 +139,7 @@ def _logprobs(learner: Learner, rows: Sequence[Row]) -> list[list[float]]:
     tree = grow_tree([(row.prompt, row.answer) for row in rows])
     found = [[0.0] * length for length in tree.answers]
     targets = list(tree.targets.values())
-    values = logprobs(learner.causal, learner.cut.tree_states(tree)[list(tree.targets)], targets)
+    values = logprobs(Whole(learner.causal), learner.cut.tree_states(tree)[list(tree.targets)], targets)
     for own, wanted in zip(values, targets, strict=True):
         for value, target in zip(own, wanted, strict=True):
             found[target.row][target.at] = value
