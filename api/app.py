@@ -81,7 +81,7 @@ def create_app(  # noqa: PLR0913 - what an app is made of, by name
     for room in (chat, models, feedback, operator, health, pages, login, ops, steer):
         app.include_router(room.router)
     app.mount("/static", StaticFiles(directory=pages.WEB / "static"), name="static")
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.body_seconds)
     # Added last, so outermost: it names the request before anything can fail.
     app.add_middleware(RequestContext, services=services)
     return app

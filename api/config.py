@@ -30,6 +30,15 @@ class ApiConfig(BaseModel):
     """Largest `n` a request may ask for; each choice takes one place in the engine's queue."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
     """Largest request body in bytes; more is 413."""
+    max_connections: int = Field(default=2000, ge=1, le=100_000)
+    """Open connections at the same time; further ones are 503 with Retry-After, and closed. Never more than there are
+    descriptors for (`ulimit -n`)."""
+    head_seconds: float = Field(default=20.0, gt=0)
+    """Seconds that a request's head may take from the connection's begin, or from the answer before; then 408."""
+    body_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that a request's body may take after its head; then 408."""
+    unread_seconds: float = Field(default=60.0, gt=0)
+    """Seconds for which a client may read nothing of an answer that waits for it; then the connection is cut."""
     keepalive_s: float = Field(default=10.0, gt=0)
     """Seconds of silence after which a stream carries a comment, so that no proxy gives up on a slow machine."""
     receipt_days: float = Field(default=90.0, gt=0)

@@ -65,6 +65,7 @@ STATUSES: dict[int, Answer] = {
     400: Answer(400, "invalid_request_error", "bad_request"),
     404: Answer(404, "invalid_request_error", "unknown_route"),
     405: Answer(405, "invalid_request_error", "method_not_allowed"),
+    408: Answer(408, "invalid_request_error", "request_timeout"),
     413: Answer(413, "invalid_request_error", "body_too_large"),
 }
 

@@ -16,15 +16,15 @@ Row = dict[str, Any]
 ANY = (400, 401, 403, 429)
 #: Method and path -> statuses beyond `ANY`, the 2xx that is meant where FastAPI does not know it among them.
 MORE: dict[tuple[str, str], tuple[int, ...]] = {
-    ("post", "/v1/chat/completions"): (404, 413, 503),
+    ("post", "/v1/chat/completions"): (404, 408, 413, 503),
     ("get", "/v1/models/{name}"): (404,),
-    ("post", "/v1/feedback"): (404, 413, 422),
+    ("post", "/v1/feedback"): (404, 408, 413, 422),
     ("get", "/v1/completions/{completion_id}/feedback"): (404,),
     ("get", "/v1/iterations/{id}"): (404,),
     ("get", "/v1/adapters/{version}"): (404,),
     ("get", "/v1/completions/{completion_id}"): (404,),
     ("get", "/v1/operator/intents/{id}"): (404,),
-    ("post", "/v1/operator/{kind}"): (202, 404, 413, 422),
+    ("post", "/v1/operator/{kind}"): (202, 404, 408, 413, 422),
     ("get", "/health"): (403, 503),
     ("get", "/healthz"): (403, 503),
     ("get", "/readyz"): (403, 503),
@@ -65,6 +65,7 @@ MEANING = {
     401: "no key, or none that is known",
     403: "the key's scopes, or the page it was sent from, do not allow it",
     404: "there is none of that name",
+    408: "the body took longer than `api.body_seconds`",
     413: "the body is larger than `api.max_body_bytes`",
     422: "an idempotency key was used for something else, or a gate refuses",
     429: "the queue is full, or the key asks too often; `Retry-After` says when to come again",

@@ -25,6 +25,7 @@ from api.views import JUDGING
 from daemon import lineage, vllm_server
 from daemon.batteries import battery_of, check_probes
 from daemon.config import Config
+from daemon.connections import make_room, server_config
 from daemon.judging import check_judge
 from daemon.live import restore_canary
 from daemon.loop import Loop
@@ -234,15 +235,10 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
         queue=partial(offer, runtime.store, config),
         secret=await asyncio.to_thread(receipt_secret, config.store.directory / SECRET),
     )
-    server = Server(
-        uvicorn.Config(
-            app,
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=config.api.drain_seconds,
-        )
-    )
+    room = make_room(config.api.max_connections)
+    if room < config.api.max_connections:
+        log.warning("api.max_connections = %d: descriptors for %d", config.api.max_connections, room)
+    server = Server(server_config(app, config.api, room=room))
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from api.config import ApiConfig
+from daemon.connections import server_config
 from tests.integration.service import wait_until
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """Serve for the length of a block; yields the address."""
-    settings = uvicorn.Config(app, port=0, log_level="warning", log_config=None, timeout_graceful_shutdown=5)
-    server = uvicorn.Server(settings)
+def listening(app: FastAPI, settings: ApiConfig | None = None) -> Iterator[str]:
+    """Serve as `honed serve` does, for the length of a block; yields the address."""
+    config = server_config(app, settings or ApiConfig(drain_seconds=5))
+    config.port = 0
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
