@@ -56,6 +56,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     TooMany: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     errors.EngineBusy: Answer(429, "rate_limit_error", "engine_busy"),
     errors.EngineUnavailable: Answer(503, "service_unavailable_error", "engine_unavailable"),
+    errors.StoreUnavailable: Answer(503, "service_unavailable_error", "store_unavailable"),
     errors.EngineError: Answer(500, "server_error", "engine_error"),
     Exception: Answer(500, "server_error", "internal_error"),
 }
@@ -91,7 +92,7 @@ def payload(error: Exception) -> dict[str, Any]:
 
 def response(error: Exception) -> JSONResponse:
     headers: dict[str, str] = {}
-    if isinstance(error, (TooMany, errors.EngineBusy, errors.EngineUnavailable)):
+    if isinstance(error, (TooMany, errors.EngineBusy, errors.EngineUnavailable, errors.StoreUnavailable)):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))
         headers["retry-after-ms"] = str(math.ceil(error.retry_after * 1000))
     if isinstance(error, Unauthorised):

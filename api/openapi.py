@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 Row = dict[str, Any]
 
-#: What any route under /v1 may answer: bad input, no key, not the key's to do, too often.
-ANY = (400, 401, 403, 429)
+#: What any route under /v1 may answer: bad input, no key, not the key's to do, too often, the disk full or failing.
+ANY = (400, 401, 403, 429, 503)
 #: Method and path -> statuses beyond `ANY`, the 2xx that is meant where FastAPI does not know it among them.
 MORE: dict[tuple[str, str], tuple[int, ...]] = {
-    ("post", "/v1/chat/completions"): (404, 408, 413, 503),
+    ("post", "/v1/chat/completions"): (404, 408, 413),
     ("get", "/v1/models/{name}"): (404,),
     ("post", "/v1/feedback"): (404, 408, 413, 422),
     ("get", "/v1/completions/{completion_id}/feedback"): (404,),
@@ -28,7 +28,7 @@ MORE: dict[tuple[str, str], tuple[int, ...]] = {
     ("get", "/health"): (403, 503),
     ("get", "/healthz"): (403, 503),
     ("get", "/readyz"): (403, 503),
-    ("get", "/metrics"): (401, 403, 429),
+    ("get", "/metrics"): (401, 403, 429, 503),
 }
 #: Method and path -> media types of the answer, where it is not, or not only, JSON.
 MEDIA: dict[tuple[str, str], tuple[str, ...]] = {
@@ -69,7 +69,7 @@ MEANING = {
     413: "the body is larger than `api.max_body_bytes`",
     422: "an idempotency key was used for something else, or a gate refuses",
     429: "the queue is full, or the key asks too often; `Retry-After` says when to come again",
-    503: "not ready; `Retry-After` says when to come again",
+    503: "not ready, or nothing can be stored; `Retry-After` says when to come again",
 }
 
 

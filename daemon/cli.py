@@ -5,6 +5,7 @@ Acting goes through the service's HTTP API as an intent, the same door as for th
 Nothing heavy is imported here: `honed --help` never loads torch.
 """
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,9 @@ from daemon.command import (
     width,
 )
 from store.errors import ConfigError, HonedError, Invalid, RefusedByGate
+
+#: What a disk says that is full, read-only or failing; no fault of honed's that a traceback would help to find.
+DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
 
 app = typer.Typer(
     name="honed",
@@ -376,4 +380,9 @@ def main() -> None:
         sys.exit(Exit.REFUSED)
     except HonedError as error:
         print(f"honed: {error}", file=sys.stderr)
+        sys.exit(Exit.FAILED)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(f"honed: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
         sys.exit(Exit.FAILED)

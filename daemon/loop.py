@@ -14,7 +14,7 @@ from daemon import canary, forget, iteration, promote, quarantine, retention, sc
 from daemon.live import PAUSED, Live
 from daemon.runtime import Known, Runtime
 from store.db import Store
-from store.errors import HonedError, Invalid, RefusedByGate
+from store.errors import HonedError, Invalid, RefusedByGate, StoreUnavailable
 from store.judging import Label
 from store.records import (
     SETTLED_STAGES,
@@ -60,18 +60,27 @@ class Loop:
             IntentKind.FORGET: self._forget,
         }
         self._forget_again = self._expire_again = 0.0
+        #: What the last iteration broke of, until it is written down.
+        self._broken: str | None = None
 
     async def tick(self) -> None:
-        """Intents first, so that a pause given now stops what would start now."""
-        await self.reap()
-        await self.answer_intents()
-        await self.live.look()
-        await self.expire()
-        await self.start_if_due()
+        """Intents first, so that a pause given now stops what would start now.
+
+        Where nothing can be stored, nothing is begun either: all of it waits until the disk is well again.
+        """
+        if await asyncio.to_thread(self.runtime.store.problem) is not None:
+            return
+        try:
+            await self.reap()
+            await self.answer_intents()
+            await self.live.look()
+            await self.expire()
+            await self.start_if_due()
+        except StoreUnavailable as error:
+            log.warning("the loop waits: %s", error)
 
     async def reap(self) -> None:
         """Take note of an iteration that ended; one that broke unexpectedly is failed, loudly."""
-        reason = "nobody was working on it"
         if self.task is not None:
             if not self.task.done():
                 return
@@ -79,12 +88,14 @@ class Loop:
             error = None if task.cancelled() else task.exception()
             if error is not None:
                 log.error("iteration failed", exc_info=error)
-                reason = f"{type(error).__name__}: {error}"
+                self._broken = f"{type(error).__name__}: {error}"
         # Without a task nothing is under way: a row that says otherwise was left by a failure, perhaps one that
         # also kept it from being marked then.
         running = await asyncio.to_thread(self.runtime.store.iterations.running)
         if running is not None:
+            reason = self._broken or "nobody was working on it"
             await iteration.end(self.runtime, running, Stage.FAILED, reason)
+        self._broken = None
         await self.close_train_intents()
 
     async def close_train_intents(self) -> None:
@@ -136,6 +147,8 @@ class Loop:
             return
         except (RefusedByGate, Invalid) as error:
             status, message = IntentStatus.REFUSED, str(error)
+        except StoreUnavailable:
+            raise  # the order stands, and is carried out when it can be written down
         except Exception as error:  # the loop must outlive any one order, or nobody could roll back any more
             log.exception("%s failed", intent.kind)
             message = str(error) if isinstance(error, HonedError) else f"{type(error).__name__}: {error}"

@@ -45,6 +45,8 @@ from store.records import BASE, Adapter, AdapterStatus
 
 log = logging.getLogger(__name__)
 
+#: Seconds between looks at whether the database's writer lives.
+WRITER_SECONDS = 1.0
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -251,10 +253,22 @@ async def answer(runtime: Runtime, listener: socket.socket) -> None:
     write_json(service_file, {"pid": os.getpid(), "url": url})
     log.info("honed serves on %s (page at /, API at /v1, operators at /ops)", url)
     notify(READY)
+    watcher = asyncio.create_task(stop_with_writer(runtime.store, server))
     try:
         await server.serve(sockets=[listener])
     finally:
+        watcher.cancel()
         service_file.unlink(missing_ok=True)
+    if not runtime.store.writable:
+        raise HonedError("the database's writer has stopped, and honed with it; the log says why")
+
+
+async def stop_with_writer(store: Store, server: uvicorn.Server) -> None:
+    """End a service that can store nothing any more: a new process can, and whoever watches this one starts it."""
+    while store.writable:
+        await asyncio.sleep(WRITER_SECONDS)
+    log.critical("the database's writer has stopped; the service ends")
+    server.should_exit = True
 
 
 def stop_server(server: uvicorn.Server) -> None:

@@ -90,7 +90,8 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
         await stop(child)
     report = finished(run_directory) if child.returncode == 0 else None
     if report is None:
-        raise TrainingFailed(f"the trainer ended with status {child.returncode}: {last_words(run_directory)}")
+        said = last_words(run_directory, disk_failed=child.returncode == os.EX_IOERR)
+        raise TrainingFailed(f"the trainer ended with status {child.returncode}: {said}")
     return report
 
 
@@ -130,8 +131,10 @@ async def stop(child: asyncio.subprocess.Process) -> None:
             await asyncio.wait_for(child.wait(), GRACE)
 
 
-def last_words(run_directory: Path) -> str:
-    """The last line the child wrote, for the reason an operator reads."""
+def last_words(run_directory: Path, *, disk_failed: bool) -> str:
+    """The last line the child wrote, for the reason an operator reads; on a full disk it may have found no room."""
     log = run_directory / LOG
     lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-    return lines[-1] if lines else "it wrote nothing"
+    if lines:
+        return lines[-1]
+    return "its files could not be written or read" if disk_failed else "it wrote nothing"

@@ -4,14 +4,16 @@ It never opens the database and knows no service. `run` is its table of contents
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers.utils.logging import disable_progress_bar
 
 from policies.adapters import CONFIG, WEIGHTS, read_tensors, save_adapter
@@ -169,7 +171,9 @@ def _report(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 with a manifest, or 1 with one line on stderr. A traceback is a bug."""
+    """Exit code 0 with a manifest, or another with one line on stderr: `EX_IOERR` where files could not be written or
+    read, 1 for all else. A traceback is a bug.
+    """
     parser = argparse.ArgumentParser(prog="python -m policies.train", description=run.__doc__)
     parser.add_argument("run_dir", type=Path)
     run_dir = parser.parse_args(argv).run_dir
@@ -183,6 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HonedError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):  # where the disk is full, the log may not take it
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return os.EX_IOERR
     return 0
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.chain import Chain, verify
+from store.connections import connect_reader
 from store.errors import HonedError
 from store.files import fsync_directory, fsync_file
-from store.session import connect_reader
 
 
 @dataclass(frozen=True, slots=True)

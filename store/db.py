@@ -1,5 +1,6 @@
 """The store: every fact honed remembers, behind named operations. SQL stays in this room."""
 
+import contextlib
 import fcntl
 import itertools
 import logging
@@ -19,8 +20,10 @@ from store.adapters import Adapters
 from store.audit import Audit
 from store.canaries import Canaries
 from store.completions import Completions
-from store.errors import AlreadyRunning, HonedError, NotFound
+from store.connections import Readers, connect_reader, connect_writer
+from store.errors import AlreadyRunning, HonedError, NotFound, StoreUnavailable
 from store.failpoints import around
+from store.faults import fault
 from store.feedback import FeedbackLog
 from store.files import fsync_file, put_in_place
 from store.forgetting import Forgetting
@@ -33,17 +36,7 @@ from store.metrics import Metrics
 from store.migrations import MIGRATIONS, pending
 from store.outcomes import Outcomes
 from store.quarantine import Quarantine
-from store.session import (
-    Inside,
-    Live,
-    Readers,
-    ReadOnly,
-    Session,
-    Writer,
-    compact,
-    connect_reader,
-    connect_writer,
-)
+from store.session import Inside, Live, ReadOnly, Session, Writer, compact, fold
 from store.state import State
 
 log = logging.getLogger(__name__)
@@ -83,13 +76,17 @@ class Store:
 
         Raises:
             SchemaTooNew: a newer honed wrote it.
+            HonedError: it is damaged or none, or the disk is full, failing or read-only.
         """
         try:
             db = connect_writer(path)
         except sqlite3.DatabaseError as error:
-            raise HonedError(f"{path} cannot be opened as a database: {error}") from error
+            raise unopened(path, error) from error
         try:
-            migrate(db, path)
+            prepare(db, path)
+        except sqlite3.DatabaseError as error:
+            db.conn.close()
+            raise unopened(path, error) from error
         except BaseException:
             db.conn.close()
             raise
@@ -112,12 +109,15 @@ class Store:
         """
         if not path.is_file():
             raise NotFound(f"no database at {path}")
-        probe = connect_reader(path)
+        try:
+            probe = connect_reader(path)
+        except sqlite3.DatabaseError as error:
+            raise unopened(path, error) from error
         try:
             probe.execute("select count(*) from sqlite_master")
         except sqlite3.DatabaseError as error:
             probe.close()
-            raise HonedError(f"{path} cannot be read as a database: {error}") from error
+            raise unopened(path, error) from error
         try:
             if pending(Database(probe, execute_plugins=False)):
                 raise HonedError(f"{path} is of an older version; starting the service once upgrades it")
@@ -157,6 +157,18 @@ class Store:
         """Whether the writer is alive."""
         return isinstance(self._session, Live) and self._session.writer.alive
 
+    def problem(self) -> str | None:
+        """What keeps facts from being stored, and what to do about it; None while nothing does. After a failure it is
+        tried again here, so that somebody who asks now and then is enough for going on once the cause is gone.
+        """
+        if not self.writable or not isinstance(self._session, Live):
+            return "the database's writer has stopped: restart honed"
+        writer = self._session.writer
+        if writer.trouble is not None:
+            with contextlib.suppress(StoreUnavailable):
+                writer.submit(touch, frozenset())
+        return writer.trouble
+
     def atomic(self, work: Callable[["Store"], T]) -> T:
         """Run several operations as one: all are on disk when this returns, or none is.
 
@@ -191,6 +203,32 @@ class Store:
         self._session.writer.submit(compact, frozenset(), alone=True)
 
 
+def touch(db: Database) -> None:
+    """Write something nobody reads. It must be something new: what is there already SQLite does not write again."""
+    db.execute(
+        "insert into service_state (key, value) values ('touched', '1') "
+        "on conflict (key) do update set value = cast(value as integer) + 1"
+    )
+
+
+def unopened(path: Path, error: sqlite3.DatabaseError) -> HonedError:
+    """Why a database cannot be used, and what to do about it."""
+    found = fault(error)
+    what = f"{found[0]} ({error}): {found[1]}" if found else str(error)
+    return HonedError(f"{path} cannot be opened as a database, {what}")
+
+
+def prepare(db: Database, path: Path) -> None:
+    """Put a database in order before anything new is written to it.
+
+    The log first: what a process wrote to it whose sync failed is read back from memory, and may not be on the disk.
+    New entries behind it would be lost with it; what is folded into the database is written and synced again.
+    """
+    if path.stat().st_size and fold(db, "open"):
+        log.warning("another process reads %s, so its log could not be emptied at this start", path)
+    migrate(db, path)
+
+
 def migrate(db: Database, path: Path) -> None:
     """Bring the schema up to date; an existing database is copied aside first."""
     steps = pending(db)
@@ -222,6 +260,7 @@ class StateLock:
 
     Raises (on entry):
         AlreadyRunning: another process holds it.
+        HonedError: it cannot be written, as on a read-only file system.
     """
 
     def __init__(self, path: Path) -> None:
@@ -229,7 +268,10 @@ class StateLock:
         self._fd: int | None = None
 
     def __enter__(self) -> Self:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise HonedError(f"{self.path} cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

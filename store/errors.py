@@ -7,6 +7,7 @@ HonedError
 ├── Forbidden          the principal may not do this
 ├── Conflict           an id or idempotency key used again with another body
 ├── AlreadyRunning     another service holds the state directory
+├── StoreUnavailable   the disk is full or failing, or the store closed; nothing was stored
 ├── SchemaTooNew       the database was written by a newer honed
 ├── AdapterInvalid     files that fail verification; never served
 ├── AttestationFailed  an engine that does not compute what the trainer measured
@@ -52,6 +53,14 @@ class Conflict(HonedError):
 
 class AlreadyRunning(HonedError):
     """Another service holds this state directory."""
+
+
+class StoreUnavailable(HonedError):
+    """Nothing can be stored, or read, at present; `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class SchemaTooNew(HonedError):

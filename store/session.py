@@ -15,27 +15,23 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlite_utils import Database
 
-from store.errors import HonedError
+from store.connections import Parameters, Readers
+from store.connections import Row as Row
+from store.errors import HonedError, StoreUnavailable
 from store.failpoints import AND, around, failpoint
+from store.faults import fault, unavailable
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Row = sqlite3.Row
 Work = Callable[[Database], Any]
-Parameters = Sequence[Any] | dict[str, Any]
 
-#: How long a reader waits for a lock, milliseconds. Only a migration ever makes one wait.
-BUSY_TIMEOUT_MS = 5000
 #: Most pieces of work one commit carries: bounds how long the first of them waits.
 GROUP = 512
-#: Idle reader connections kept open.
-KEPT = 8
 
 
 class Session(Protocol):
@@ -53,34 +49,6 @@ class Session(Protocol):
     async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
         """`write` for a coroutine: no thread waits meanwhile."""
         ...
-
-
-def connect_writer(path: Path) -> Database:
-    """The one connection that writes. Autocommit mode: transactions are opened by hand."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    # secure_delete: what is deleted or overwritten is zeroed, not left in free pages.
-    pragmas = (
-        "journal_mode=wal",
-        "synchronous=full",
-        "foreign_keys=on",
-        "trusted_schema=off",
-        "secure_delete=on",
-    )
-    for pragma in pragmas:
-        connection.execute(f"pragma {pragma}")
-    connection.execute(f"pragma busy_timeout={BUSY_TIMEOUT_MS}")
-    return Database(connection, execute_plugins=False)
-
-
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write, whatever it is asked to do."""
-    uri = f"{path.resolve().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    for pragma in ("query_only=on", "trusted_schema=off", f"busy_timeout={BUSY_TIMEOUT_MS}"):
-        connection.execute(f"pragma {pragma}")
-    return connection
 
 
 class Job:
@@ -107,7 +75,7 @@ class Job:
         if self.done.done():
             return  # cancelled: whoever asked does not wait any more
         if self.error is not None:
-            self.done.set_exception(self.error)
+            self.done.set_exception(unavailable(self.error))
         else:
             self.done.set_result(self.value)
 
@@ -149,6 +117,8 @@ class Writer:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._open = True
+        #: What the last commit failed of, when the disk was at fault, and what to do about it.
+        self.trouble: str | None = None
         #: Of the batch under way what no part of it has begun with.
         self._taken: list[Job] = []
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -162,7 +132,8 @@ class Writer:
         """Queue work and wait until it is on disk. `alone`: outside any transaction, as VACUUM wants it.
 
         Raises:
-            HonedError: the store is closed; nothing was written.
+            StoreUnavailable: the store is closed, or the disk full or failing. Nothing was written; what was being
+                synced just then may be found written by the next start.
         """
         if threading.current_thread() is self._thread:
             raise HonedError("a write inside a transaction must go through that transaction's own store")
@@ -174,7 +145,8 @@ class Writer:
         """Queue work and wait until it is on disk, as a coroutine. Cancelled, it may be written all the same.
 
         Raises:
-            HonedError: the store is closed; nothing was written.
+            StoreUnavailable: the store is closed, or the disk full or failing. Nothing was written; what was being
+                synced just then may be found written by the next start.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._enqueue(Job(work, marks, done))
@@ -184,7 +156,7 @@ class Writer:
         # Under the lock: nothing may queue up behind the thread's last look.
         with self._gate:
             if not self._open:
-                raise HonedError("the store is closed")
+                raise StoreUnavailable("the store is closed")
             self._queue.put(job)
 
     def close(self) -> None:
@@ -193,7 +165,8 @@ class Writer:
             self._open = False
             self._queue.put(None)
         self._thread.join()
-        with contextlib.suppress(sqlite3.OperationalError):  # a reader may still hold the WAL; it stays valid
+        # A reader may still hold the log, or the disk fail: the log stays valid, and the next start folds it.
+        with contextlib.suppress(sqlite3.Error):
             fold(self.db, "close")
         self.db.conn.close()
 
@@ -229,13 +202,13 @@ class Writer:
     def _refuse_the_rest(self) -> None:
         """Whoever queued after the close, or waits behind what ended the thread, must hear about it."""
         for left in self._taken:
-            left.error = HonedError("the store is closed")
+            left.error = StoreUnavailable("the store is closed")
         tell(self._taken)
         with contextlib.suppress(queue.Empty):
             while True:
                 job = self._queue.get_nowait()
                 if job is not None:
-                    job.error = HonedError("the store is closed")
+                    job.error = StoreUnavailable("the store is closed")
                     tell([job])
 
     def _commit(self, group: list[Job]) -> None:
@@ -249,16 +222,31 @@ class Writer:
             with around("commit", lambda: written(group)):
                 self.db.conn.execute("commit")
         except BaseException as error:  # the disk is full or failing: nobody in the group was written
-            log.exception("a group of %d writes failed", len(group))
+            self._note(error, len(group))
             for job in group:
                 job.error = error
             tell(group)
+            # Going on is safe also after a failed sync: the next commit writes the same part of the log again.
             if self.db.conn.in_transaction:
                 self.db.conn.execute("rollback")
             return
+        if self.trouble is not None:
+            log.warning("the database can be written again")
+            self.trouble = None
         for mark in sorted(marks):
             failpoint(f"{mark}.after_commit")
         tell(group)
+
+    def _note(self, error: BaseException, count: int) -> None:
+        """Log a failure: all of it where honed is to blame, a line where the disk is, and that once."""
+        found = fault(error)
+        if found is None:
+            log.error("a group of %d writes failed", count, exc_info=error)
+            return
+        trouble = f"the database cannot be written, {found[0]} ({error}): {found[1]}"
+        if trouble != self.trouble:
+            log.error("%s", trouble)
+        self.trouble = trouble
 
     def _run_alone(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -278,33 +266,6 @@ class Writer:
                 raise  # the error destroyed the whole transaction, not just this savepoint
             self.db.conn.execute("rollback to job")
         self.db.conn.execute("release job")
-
-
-class Readers:
-    """Read-only connections, lent for one query each. Idle ones are kept, up to `KEPT`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # The last one back goes out first: its page cache is the warmest.
-        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue(KEPT)
-
-    def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
-        try:
-            connection = self._idle.get_nowait()
-        except queue.Empty:
-            connection = connect_reader(self._path)
-        try:
-            return connection.execute(sql, parameters).fetchall()
-        finally:
-            try:
-                self._idle.put_nowait(connection)
-            except queue.Full:
-                connection.close()
-
-    def close(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._idle.get_nowait().close()
 
 
 def fold(db: Database, why: str) -> bool:

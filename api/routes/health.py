@@ -20,8 +20,9 @@ COUNTED = 10_000
 
 async def store_problem(services: Services) -> str | None:
     """What is wrong with the store, in words; None when it reads and its writer lives."""
-    if not services.store.writable:
-        return "store: the writer has stopped"
+    problem = await asyncio.to_thread(services.store.problem)
+    if problem is not None:
+        return f"store: {problem}"
     try:
         await asyncio.to_thread(services.store.completions.count)
     except Exception as error:
@@ -45,7 +46,8 @@ def verdict(problems: list[str]) -> Response:
 @router.get("/healthz")
 @router.get("/health")
 async def healthz(services: Given) -> Response:
-    return verdict([] if services.store.writable else ["store: the writer has stopped"])
+    problem = await asyncio.to_thread(services.store.problem)
+    return verdict([] if problem is None else [f"store: {problem}"])
 
 
 @router.get("/readyz")

@@ -16,9 +16,10 @@ from daemon.runtime import Runtime
 from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
-from store.records import AdapterStatus, Intent, IntentKind, IntentStatus, Stage
+from store.records import AdapterStatus, Intent, IntentKind, IntentStatus, Iteration, Stage
 from tests.daemon.conftest import candidate_of, report_of, run, runtime_with, settle_one
 from tests.store.conftest import completion, event
+from tests.store.faulty import read_only
 
 ONE = "it0001-00000001"
 
@@ -272,3 +273,28 @@ def test_votes_a_failed_iteration_did_not_learn_from_still_count(runtime: Runtim
     failed = store.iterations.begin(trigger="test", incumbent=None, config={})
     store.iterations.move(failed.id, Stage.FAILED)
     assert look(runtime, running=False).new_feedback == 1
+
+
+def test_where_nothing_can_be_stored_the_loop_waits_and_then_says_why_an_iteration_broke(
+    runtime: Runtime,
+) -> None:
+    loop = Loop(runtime)
+
+    async def out_of_room() -> Iteration:
+        raise OSError(28, "No space left on device")
+
+    async def work() -> None:
+        begun = runtime.store.iterations.begin(trigger="test", incumbent=None, config={})
+        loop.task = asyncio.create_task(out_of_room())
+        intend(runtime, IntentKind.PAUSE)
+        with read_only(runtime.store):
+            for _ in range(2):
+                await loop.tick()
+            assert runtime.store.iterations.get(begun.id).stage is Stage.QUEUED
+            assert runtime.store.intents.get("i1").status is IntentStatus.PENDING
+        await loop.tick()
+        ended = runtime.store.iterations.get(begun.id)
+        assert (ended.stage, ended.reason) == (Stage.FAILED, "OSError: [Errno 28] No space left on device")
+        assert runtime.store.intents.get("i1").status is IntentStatus.DONE
+
+    run(work, runtime)

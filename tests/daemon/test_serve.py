@@ -6,8 +6,11 @@ import socket
 import weakref
 from pathlib import Path
 
+import pytest
+import uvicorn
+
 from daemon.config import Config
-from daemon.serve import bind, make_directory, runtime_of
+from daemon.serve import bind, make_directory, runtime_of, stop_with_writer
 from store.db import Store
 
 
@@ -66,3 +69,19 @@ def test_a_new_state_directory_is_its_owner_s_only(tmp_path: Path) -> None:
     assert (
         make_directory(Config.model_validate({"store": {"directory": made}})).stat().st_mode & 0o777 == 0o750
     )
+
+
+def test_a_service_whose_writer_has_stopped_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.serve.WRITER_SECONDS", 0.01)
+    store = Store.open(tmp_path / "honed.db")
+    server = uvicorn.Server(uvicorn.Config("none"))
+
+    async def work() -> None:
+        watcher = asyncio.create_task(stop_with_writer(store, server))
+        await asyncio.sleep(0.05)
+        assert not server.should_exit
+        await asyncio.to_thread(store.close)
+        await asyncio.wait_for(watcher, 10)
+
+    asyncio.run(work())
+    assert server.should_exit

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from daemon.trainer import curve
+from daemon.trainer import curve, last_words
 
 
 def told(phase: str, done: int, **metrics: float) -> str:
@@ -24,3 +24,10 @@ def test_the_curve_is_what_was_told_of_optimiser_steps(tmp_path: Path) -> None:
 
 def test_without_any_word_of_the_child_there_is_no_curve(tmp_path: Path) -> None:
     assert curve(tmp_path) == []
+
+
+def test_a_trainer_that_found_no_room_for_its_last_words_is_understood(tmp_path: Path) -> None:
+    assert last_words(tmp_path, disk_failed=False) == "it wrote nothing"
+    assert "could not be written" in last_words(tmp_path, disk_failed=True)
+    (tmp_path / "trainer.log").write_text("...\nOSError: [Errno 28] No space left on device\n")
+    assert last_words(tmp_path, disk_failed=True).startswith("OSError")

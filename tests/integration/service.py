@@ -46,7 +46,7 @@ QUICK = {
 
 
 class Service:
-    """One process; `state` is its state directory. `prefix`: words before its command, for a tracer that steps aside."""
+    """One process; `state` is its state directory. `prefix`: words before its command, for a tracer of it."""
 
     def __init__(self, state: Path, model: Path, *, prefix: Sequence[str] = (), **overrides: str) -> None:
         state.mkdir(parents=True, exist_ok=True)

@@ -91,3 +91,10 @@ def is_free(run_dir: Path) -> bool:
             return True
     except TrainingFailed:
         return False
+
+
+def test_what_cannot_be_written_is_one_line_and_a_status_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).mkdir()
+    child = train_child(tmp_path)
+    assert child.returncode == os.EX_IOERR
+    assert "manifest.json" in child.stderr and "Traceback" not in child.stderr

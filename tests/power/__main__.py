@@ -55,6 +55,8 @@ def measure(work: Path, *, drawn: int, every: int) -> dict[str, Any]:
             print(f"  {line}", flush=True)
 
     take("store alone", *record.store_alone(work / "alone"))
+    for after in ("on", "die"):
+        take(f"a failed sync, then {after}", *record.refused_once(work / after, after=after))
     take("service", *record.service(work / "service", make_tiny_model(work / "model")))
     state = work / "service" / "root" / record.STATE
     take("backup", *record.backed_up(work / "backup", state))

@@ -4,7 +4,7 @@ Each gives a `Recording` and what to hold its disks against.
 """
 
 import os
-import shutil
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -55,6 +55,21 @@ def store_alone(work: Path) -> tuple[Recording, Check]:
     done.check_returncode()
     told = dict.fromkeys(done.stdout.split(), "vote")
     return Recording(work / "before", work / "calls", root, told), in_folder(below)
+
+
+def refused_once(work: Path, *, after: str) -> tuple[Recording, Check]:
+    """Votes of one process whose disk refuses one sync in the middle, killed there ("die") or not ("on"), and of the
+    next one, on the same machine without a restart of that.
+    """
+    root = prepared(work)
+    for name in ("root", "before"):
+        (work / name / STATE).mkdir()
+    runs = [[sys.executable, "-m", "tests.power.failing", str(root / STATE), run, after] for run in "ab"]
+    # Counted by thread: the writer of the first process comes so far, nobody else does.
+    done = recorded(work, ["sh", "-c", "; ".join(map(shlex.join, runs))], "fdatasync:error=EIO:when=26")
+    assert done.stderr.count("the disk fails (disk I/O error); send it again later") == 1, done.stderr
+    told = dict.fromkeys(done.stdout.split(), "vote")
+    return Recording(work / "before", work / "calls", root, told), in_folder(Path(STATE))
 
 
 def in_folder(below: Path) -> Check:
@@ -143,7 +158,3 @@ def fails(action: partial[object]) -> Iterator[str]:
         action()
     except HonedError as error:
         yield str(error)
-
-
-def copied(state: Path, to: Path) -> Path:
-    return Path(shutil.copytree(state, to, ignore=shutil.ignore_patterns("*-shm", "*-wal")))

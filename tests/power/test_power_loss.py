@@ -47,3 +47,15 @@ def test_without_one_of_the_syncs_it_would_not(
 ) -> None:
     found = replay(*recording, tmp_path, drawn=0, every=23, unheard=lambda call: about(call, name))
     assert any(said in violation for violation in found.violations), found
+
+
+@pytest.mark.parametrize("after", ["on", "die"])
+def test_after_a_failed_sync_nothing_that_is_acknowledged_later_rests_on_what_it_left_in_memory(
+    tmp_path: Path, after: str
+) -> None:
+    if trace.available() is not None:
+        pytest.skip(str(trace.available()))
+    recording, check = record.refused_once(tmp_path / "recorded", after=after)
+    found = replay(recording, check, tmp_path / "images", drawn=1, every=9)
+    assert found.violations == []
+    assert found.acknowledged == len(recording.told) == {"on": 41, "die": 36}[after]
