@@ -60,6 +60,8 @@ class Loop:
             IntentKind.FORGET: self._forget,
         }
         self._forget_again = self._expire_again = 0.0
+        #: What the clock and the machine's uptime said at the start.
+        self._began = (runtime.clock(), retention.uptime())
         #: What the last iteration broke of, until it is written down.
         self._broken: str | None = None
 
@@ -257,6 +259,12 @@ class Loop:
         if not days or self.task is not None or time.monotonic() < self._expire_again:
             return
         self._expire_again = time.monotonic() + EXPIRE_AGAIN
+        jumped = retention.jump(self._began, (now, retention.uptime()))
+        if abs(jumped) > retention.JUMP:
+            log.error(
+                "the clock jumped by %.1f hours while honed ran: what is old is not scrubbed", jumped / 3600
+            )
+            return
         try:
             if await asyncio.to_thread(retention.due, runtime.store, now, days):
                 await asyncio.to_thread(retention.expire, runtime.store, runtime.directory, now, days)
@@ -340,20 +348,23 @@ def look(runtime: Known, *, running: bool) -> schedule.Situation:
     # What a failed iteration would have learned from still waits: the back-off decides when, not new votes.
     counted = recent[failures] if failures < len(recent) else None
     trial = store.canaries.open()
+    now = runtime.clock()
+    since = schedule.passed(counted.created_at if counted else None, now)
     return schedule.Situation(
-        now=runtime.clock(),
+        now=now,
         paused=bool(store.state.get(PAUSED, False)),
         running=running,
-        new_feedback=store.feedback.count(since=counted.created_at if counted else None),
+        new_feedback=store.feedback.count(since=since),
         last_start=last.created_at if last else None,
         last_end=last.finished_at if last else None,
         failures=failures,
         canary=trial.version if trial else None,
-        cooldown_until=cooldown_until(store, runtime.config.daemon.watch.cooldown_minutes),
+        cooldown_until=cooldown_until(store, runtime.config.daemon.watch.cooldown_minutes, now),
     )
 
 
-def cooldown_until(store: Store, minutes: float) -> float | None:
+def cooldown_until(store: Store, minutes: float, now: float) -> float | None:
     """When iterations may start by themselves again after the last rollback that nobody ordered."""
     last = store.audit.last("rollback", (watch.ACTOR, canary.ACTOR))
-    return None if last is None else last.at + 60 * minutes
+    at = schedule.passed(None if last is None else last.at, now)
+    return None if at is None else at + 60 * minutes

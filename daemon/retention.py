@@ -1,6 +1,7 @@
 """Retention: words are not kept for longer than `store.privacy.keep_days`, unless something served rests on them."""
 
 import json
+import time
 from pathlib import Path
 
 from daemon import forget_files
@@ -11,13 +12,25 @@ from store.records import SERVABLE, AdapterStatus
 #: When it was last looked at, in the store's state.
 STATE = "retention"
 DAY = 86_400.0
+#: Seconds that the clock may be corrected by while the service runs.
+JUMP = 3600.0
 #: Adapters that answer people, or may yet.
 MAY_SERVE = SERVABLE | {AdapterStatus.HELD, AdapterStatus.CANARY, AdapterStatus.CANDIDATE}
 
 
 def due(store: Store, now: float, keep_days: float) -> bool:
     """Once a day, where there is a limit."""
-    return keep_days > 0 and now - float(store.state.get(STATE, 0.0)) >= DAY
+    return keep_days > 0 and not 0 <= now - float(store.state.get(STATE, 0.0)) < DAY
+
+
+def uptime() -> float:
+    """Seconds since the machine started, sleep included; no clock that anybody sets."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def jump(began: tuple[float, float], at: tuple[float, float]) -> float:
+    """Seconds by which the clock was set between two looks at (clock, `uptime`): what it calls old may not be."""
+    return (at[0] - began[0]) - (at[1] - began[1])
 
 
 def needed(store: Store) -> frozenset[str]:

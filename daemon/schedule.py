@@ -128,19 +128,27 @@ def next_fire(cron: str, after: float) -> float | None:
     return min((fire.timestamp() for fire in fires if fire is not None), default=None)
 
 
+def passed(at: float | None, now: float) -> float | None:
+    """A time that something happened at; None where the clock has not come to it. Then it was ahead once and was set
+    back, and nobody shall wait until it comes there again.
+    """
+    return at if at is not None and at <= now else None
+
+
 def next_time(situation: Situation, config: ScheduleConfig) -> float | None:
     """The earliest time the clock allows, or None when only feedback decides."""
     earliest = []
+    last_start, last_end = (passed(at, situation.now) for at in (situation.last_start, situation.last_end))
     if config.cron is not None:
         # A time that was missed (too little feedback, paused, switched off) is not made up for later.
-        since = max(situation.now - GRACE, situation.last_start or 0.0)
+        since = max(situation.now - GRACE, last_start or 0.0)
         fire = next_fire(config.cron, since)
         earliest.append(float("inf") if fire is None else fire)
-    if config.interval_minutes is not None and situation.last_start is not None:
-        earliest.append(situation.last_start + 60 * config.interval_minutes)
-    if situation.failures and situation.last_end is not None:
+    if config.interval_minutes is not None and last_start is not None:
+        earliest.append(last_start + 60 * config.interval_minutes)
+    if situation.failures and last_end is not None:
         wait = min(config.retry_minutes * 2 ** min(situation.failures - 1, 30), config.retry_minutes_max)
-        earliest.append(situation.last_end + 60 * wait)
+        earliest.append(last_end + 60 * wait)
     if situation.cooldown_until is not None:
         earliest.append(situation.cooldown_until)
     return max(earliest) if earliest else None

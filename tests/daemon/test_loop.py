@@ -17,6 +17,7 @@ from policies.engine import AdapterRef
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
 from store.records import AdapterStatus, Intent, IntentKind, IntentStatus, Iteration, Stage
+from tests.clock import Clock
 from tests.daemon.conftest import candidate_of, report_of, run, runtime_with, settle_one
 from tests.store.conftest import completion, event
 from tests.store.faulty import read_only
@@ -298,3 +299,19 @@ def test_where_nothing_can_be_stored_the_loop_waits_and_then_says_why_an_iterati
         assert runtime.store.intents.get("i1").status is IntentStatus.DONE
 
     run(work, runtime)
+
+
+def test_after_the_clock_was_set_back_neither_votes_nor_a_pause_wait_for_it(tmp_path: Path) -> None:
+    clock = Clock(1e9)
+    with Store.memory(clock=clock) as store:
+        runtime = replace(runtime_with(store, FakeEngine(), tmp_path), clock=clock)
+        begun = store.iterations.begin(trigger="test", incumbent=None, config={})
+        store.iterations.move(begun.id, Stage.ABORTED)
+        store.audit.add(actor="watch", action="rollback", subject="base", reason="harm")
+        store.completions.begin(completion("c1"))
+        store.feedback.add(event("f1", created_at=999.0))
+        ahead = look(runtime, running=False)
+        assert (ahead.new_feedback, ahead.cooldown_until is not None) == (0, True)
+        clock.now = 1000.0
+        found = look(runtime, running=False)
+        assert (found.new_feedback, found.cooldown_until) == (1, None)

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config import Config
 from daemon.loop import Loop
 from daemon.retention import DAY, due, expire
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
 from store.records import AdapterStatus, Choice, Example, Message, Split
+from tests.clock import Clock
 from tests.daemon.conftest import run, runtime_with, settle_one
 from tests.store.conftest import completion, event
 
@@ -112,3 +114,31 @@ def test_once_a_day_by_the_loop(store: Store, tmp_path: Path) -> None:
     assert kept(store) == set()
     assert not due(store, runtime.clock(), 30)
     assert due(store, runtime.clock() + DAY + 1, 30)
+
+
+def test_a_clock_that_jumps_while_honed_runs_makes_nothing_old(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(NOW)
+    config = Config.model_validate({"store": {"directory": tmp_path, "privacy": {"keep_days": 30}}})
+    runtime = Runtime(config, store, FakeEngine(FakeLimits(verify=False)), tmp_path, "b" * 16, clock)
+    said(store, "young", 99)
+
+    async def work() -> None:
+        loop = Loop(runtime)
+        clock.now += 365 * DAY
+        await loop.expire()
+        assert kept(store) == {"young"}
+        assert "the clock jumped by 8760.0 hours" in caplog.text
+        loop._expire_again = 0.0
+        clock.now = NOW + 60
+        await loop.expire()
+
+    run(work, runtime)
+    assert kept(store) == {"young"}
+    assert store.state.get("retention") == NOW + 60
+
+
+def test_what_a_clock_ahead_wrote_down_puts_nothing_off(store: Store) -> None:
+    store.state.set("retention", NOW + 365 * DAY)
+    assert due(store, NOW, 30)

@@ -141,3 +141,20 @@ def test_quiet_hours_may_cross_midnight(span: str, hour: int, quiet: bool) -> No
 def test_malformed_spans_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="HH:MM"):
         parse_hours(text)
+
+
+@pytest.mark.parametrize("ahead", [1.0, 3600.0, 86_400.0 * 365])
+@pytest.mark.parametrize(
+    ("changes", "config"),
+    [
+        (("last_start",), {"interval_minutes": 10}),
+        (("last_start",), {"cron": "0 12 * * *"}),
+        (("last_start", "last_end"), {"retry_minutes": 60}),
+    ],
+)
+def test_nobody_waits_for_a_time_that_a_clock_ahead_wrote_down(
+    changes: tuple[str, ...], config: dict[str, object], ahead: float
+) -> None:
+    failures = 1 if "last_end" in changes else 0
+    found = situation(failures=failures, **dict.fromkeys(changes, NOON + ahead))
+    assert due(found, ScheduleConfig.model_validate(config)).trigger is not None
