@@ -5,6 +5,7 @@ A segment begins from a copy of a prepared state and is written so that it can b
 """
 
 import hashlib
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Mapping
@@ -20,6 +21,8 @@ from daemon.backup import verify
 from policies.spec import ADAPTER, MANIFEST, verify_manifest
 from store.errors import HonedError
 from store.migrations import MIGRATIONS
+from tests.integration import warm
+from tests.integration.liking import LENIENT, check_judged, to_the_liking_of
 
 ANN = "key:" + hashlib.sha256(b"ann").hexdigest()[:12]
 HALF = {"HONED_DAEMON__CANARY__STEPS": "[0.5]"}
@@ -63,6 +66,19 @@ def promoted(world: World) -> None:
     world.serve()
     world.train("first")
     world.chat("fb-bob-later", 12)
+
+
+def labelled(world: World) -> None:
+    """Labels to the model's liking, so that a judge earns its licence."""
+    pairs = world.folder / "pairs.jsonl"
+
+    def label() -> int:
+        rows = to_the_liking_of(world.model)
+        return int(not pairs.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+    assert warm.fork(label, world.environment(), world.folder / "command.log").wait(60) == 0, world.tail()
+    world.serve()
+    assert world.command("judge", "label", str(pairs), "--url", world.url) == 0, world.tail()
 
 
 def tried(world: World) -> None:
@@ -112,6 +128,8 @@ PREPARED: dict[str, Prepared] = {
     "sealed": Prepared("voted", begun, dies_at="main:iteration.training"),
     "trained": Prepared("sealed", begun, dies_at="main:iteration.evaluating"),
     "promoted": Prepared("voted", promoted),
+    "labelled": Prepared("voted", labelled, settings=LENIENT),
+    "judged": Prepared("labelled", begun, settings=LENIENT, dies_at="main:iteration.evaluating"),
     "tried": Prepared("promoted", tried, settings=HALF),
     "rolled back": Prepared("promoted", rolled_back),
     "backed up": Prepared("promoted", backed_up),
@@ -166,6 +184,14 @@ def train_alone(world: World) -> None:
 def resume(world: World) -> None:
     world.serve()
     assert world.train("first")["outcome"]["stage"] == "active", world.tail()
+    finish(world)
+
+
+def judge(world: World) -> None:
+    """An iteration with a licensed judge: drawn, scored and paired once, however often it is interrupted."""
+    world.serve()
+    world.train("first")
+    check_judged(world.client(), world.client().get("/v1/iterations/1"))
     finish(world)
 
 
@@ -322,6 +348,8 @@ SEGMENTS = (
     Segment("iteration", "voted", iterate, ends="iteration.evaluating"),
     Segment("trainer", "sealed", train_alone, begins=None, ends="command"),
     Segment("restart and settle", "trained", resume, begins=None),
+    Segment("judging", "labelled", judge, LENIENT, ends="iteration.training"),
+    Segment("contest", "judged", judge, LENIENT, begins="iteration.evaluating"),
     Segment("iteration to canary", "promoted", try_on_some, HALF),
     Segment("two candidates", "promoted", train_two, REBUILT, begins="rebuild.begun"),
     Segment("canary back", "tried", end_canary, HALF),
