@@ -229,6 +229,9 @@ def verdict(figures: Mapping[str, Any], bounds: Bounds) -> list[dict[str, Any]]:
     checks.append(check("nothing went wrong", not figures["faults"], f"{len(figures['faults'])} faults"))
     promoted = figures["iterations"].get("active", 0) + figures["iterations"].get("rolled_back", 0)
     checks.append(check("adapters were swapped", promoted > 0, f"iterations {figures['iterations']}"))
+    # One that was killed too often may fail; a trainer that cannot work must not pass for endurance.
+    failed, all_of_them = figures["iterations"].get("failed", 0), sum(figures["iterations"].values())
+    checks.append(check("iterations end", failed <= 0.1 * all_of_them, f"{failed} of {all_of_them} failed"))
     return checks
 
 

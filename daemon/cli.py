@@ -64,10 +64,10 @@ def serve(
 
     # Before torch loads: OpenMP threads that spin while waiting starve the trainer beside them (and each other).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # oneDNN compiles a product for each shape, and a prompt of another length is another shape: half a megabyte each,
-    # of which it and torch would keep 1024 each. Compiling one again takes a fifth of a millisecond.
-    for cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(cache, "128")
+
+    from daemon.heap import spare_memory
+
+    spare_memory()
 
     from daemon.config import with_api
     from daemon.logs import configure

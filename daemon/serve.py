@@ -22,7 +22,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from api.app import create_app
 from api.auth import load_keys
 from api.views import JUDGING
-from daemon import lineage, vllm_server
+from daemon import heap, lineage, vllm_server
 from daemon.batteries import battery_of, check_probes
 from daemon.config import Config
 from daemon.connections import make_room, server_config
@@ -206,6 +206,9 @@ async def ticking(loop: Loop, seconds: float) -> AsyncIterator[None]:
     scheduler = AsyncIOScheduler(timezone="UTC")
     scheduler.add_job(
         loop.tick, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
+    )
+    scheduler.add_job(
+        heap.trim, "interval", seconds=heap.TRIM_SECONDS, coalesce=True, misfire_grace_time=None
     )
     scheduler.start()
     try:

@@ -134,7 +134,8 @@ def test_a_good_run_passes() -> None:
         (("drift",), {}, "latency was measured"),
         (("votes", "problems", "doubled"), 1, "every acknowledged vote is stored once"),
         (("faults",), ["GET /: 500"], "nothing went wrong"),
-        (("iterations",), {"failed": 3}, "adapters were swapped"),
+        (("iterations",), {"rejected": 3}, "adapters were swapped"),
+        (("iterations",), {"active": 8, "failed": 1}, "iterations end"),
     ],
 )
 def test_each_bound_breaks_by_itself(path: tuple[str, ...], value: Any, broken: str) -> None:
