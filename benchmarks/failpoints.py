@@ -131,6 +131,7 @@ def run_case(case: Case, states: Path, scratch: Path, model: Path, nest: Path) -
         try:
             try:
                 segment.act(world)
+                world.kill()  # or it may get there later, when nobody expects it
             except Died:
                 told["result"] = "held"
             world.arm(None)
