@@ -239,6 +239,8 @@ def test_an_older_database_is_copied_aside_and_brought_up_to_date(tmp_path: Path
     old = Database(str(path))
     MIGRATIONS.apply(old, stop_before=names[count])
     old.close()
+    # What a copy that was cut short has left is no obstacle.
+    (tmp_path / f".honed.db.before-{names[count]}.tmp").write_bytes(b"half a database")
     with pytest.raises(HonedError, match="older version"):
         Store.read_only(path)
     with Store.open(path) as store:
