@@ -223,7 +223,11 @@ def prepare(db: Database, path: Path) -> None:
 
     The log first: what a process wrote to it whose sync failed is read back from memory, and may not be on the disk.
     New entries behind it would be lost with it; what is folded into the database is written and synced again.
+
+    Raises:
+        SchemaTooNew: a newer honed wrote it; nothing was touched.
     """
+    pending(db)
     if path.stat().st_size and fold(db, "open"):
         log.warning("another process reads %s, so its log could not be emptied at this start", path)
     migrate(db, path)

@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 
 from daemon.gate import Claim, Decision, Outcome
+from daemon.iteration import prove
 from daemon.promote import Order, final_decision, kept_versions, promote, roll_back
+from daemon.rebuild import Trained
 from daemon.runtime import Runtime
-from policies.fake_engine import FakeLimits
+from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
-from store.errors import AttestationFailed, Invalid, NotFound, RefusedByGate
+from store.errors import AdapterInvalid, AttestationFailed, Invalid, NotFound, RefusedByGate
 from store.records import AdapterStatus, Intent, IntentKind, IntentStatus, Stage
-from tests.daemon.conftest import Stale, run, runtime_with, settle_one
+from tests.daemon.conftest import Stale, attestation, candidate_of, report_of, run, runtime_with, settle_one
 
 ONE, TWO, THREE = "it0001-00000001", "it0002-00000002", "it0003-00000003"
 ORDER = Order("ann", "because")
@@ -202,3 +204,45 @@ def test_a_candidate_that_is_held_after_all_keeps_what_the_gate_found(
     found = final_decision(store, verdict, incumbent=incumbent, shares=())
     assert (found.outcome, found.claim, found.reasons[1:]) == (Outcome.HOLD, Claim.IMPROVED, verdict.reasons)
     assert held in found.reasons[0]
+
+
+def test_an_adapter_whose_files_are_damaged_is_not_gone_back_to_nor_promoted_and_nothing_changes(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    strict = runtime_with(runtime.store, FakeEngine(), tmp_path)  # believes no files that do not verify
+
+    async def settled() -> None:
+        await settle_one(runtime, ONE)
+        await settle_one(runtime, TWO)
+        await settle_one(runtime, THREE, Outcome.HOLD)
+
+    async def moved() -> None:
+        with pytest.raises(AdapterInvalid, match=ONE):
+            await roll_back(strict, None, ORDER)
+        with pytest.raises(AdapterInvalid, match=THREE):
+            await promote(strict, THREE, ORDER)
+        assert await roll_back(strict, "base", ORDER) == "base", "base needs no files"
+
+    run(settled, runtime)
+    before = [(one.version, one.status) for one in runtime.store.adapters.list()]
+    moves = len(runtime.store.adapters.activations())
+    run(moved, strict)
+    after = [(one.version, one.status) for one in runtime.store.adapters.list()]
+    assert len(runtime.store.adapters.activations()) == moves + 1
+    assert [one for one in after if one not in before] == [(TWO, AdapterStatus.ROLLED_BACK)]
+
+
+def test_a_candidate_damaged_after_it_was_trained_is_rejected_whatever_the_gate_said(
+    store: Store, tmp_path: Path
+) -> None:
+    runtime = runtime_with(store, FakeEngine(), tmp_path)
+
+    async def work() -> Decision:
+        begun = store.iterations.begin(trigger="test", incumbent=None, config={})
+        report = report_of(ONE, await attestation(ONE))
+        fine = Decision(Outcome.PROMOTE, (), ("within limits",))
+        return await prove(runtime, Trained(candidate_of(begun, ONE), report, {}, fine, rebuilt=False))
+
+    decision = run(work, runtime)
+    assert decision.outcome is Outcome.REJECT
+    assert ONE in decision.reason

@@ -3,10 +3,12 @@
 strace makes chosen calls of the running process fail, and lets go again: the disk is well again then.
 """
 
+import contextlib
 import http.client
 import json
+import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from daemon.client import Client
 from daemon.state_files import DATABASE, LOCK
+from store.db import Store
 from tests.integration.service import (
     Service,
     ask,
@@ -192,3 +195,34 @@ def test_a_disk_that_fails_at_the_start_ends_it_with_one_line(
         lines = [line for line in service.log_text().splitlines() if line.startswith("honed: ")]
         assert len(lines) == 1 and said in lines[0] and file in lines[0]
         assert "Traceback" not in service.log_text()
+
+
+def of_a_newer_honed(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        known = (
+            "insert into _sqlite_migrations (migration_set, name, applied_at) values ('honed', ?, 'later')"
+        )
+        db.execute(known, ["m999_future"])
+
+
+def cut_short(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 8192 * 4096])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(of_a_newer_honed, "m999_future"), (cut_short, "restore a backup")]
+)
+def test_a_database_that_cannot_be_used_is_named_and_left_alone(
+    tmp_path: Path, tiny_model: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    path = tmp_path / "state" / DATABASE
+    path.parent.mkdir()
+    Store.open(path).close()
+    spoil(path)
+    before = path.read_bytes()
+    with running(path.parent, tiny_model) as service:
+        assert service.wait_until_ready() is None
+        assert service.process.returncode == 1
+        assert said in service.log_text().splitlines()[-1]
+    assert path.read_bytes() == before

@@ -67,13 +67,27 @@ def test_a_missing_file_is_refused(saved: tuple[Path, str], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "manifest.json"])
-def test_a_flipped_byte_is_refused(saved: tuple[Path, str], name: str) -> None:
+def test_a_bit_flipped_anywhere_is_refused(saved: tuple[Path, str], name: str) -> None:
     file = saved[0] / name
-    data = bytearray(file.read_bytes())
-    data[-2] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(AdapterInvalid):
-        verify_adapter(*saved)
+    whole = file.read_bytes()
+    for offset in range(len(whole)):
+        data = bytearray(whole)
+        data[offset] ^= 1 << offset % 8
+        file.write_bytes(data)
+        with pytest.raises(AdapterInvalid):
+            verify_adapter(*saved)
+    file.write_bytes(whole)
+    verify_adapter(*saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, CONFIG, "manifest.json"])
+def test_a_file_cut_short_or_longer_is_refused(saved: tuple[Path, str], name: str) -> None:
+    file = saved[0] / name
+    whole = file.read_bytes()
+    for data in (*(whole[:length] for length in range(len(whole))), whole + b"\0", bytes(len(whole))):
+        file.write_bytes(data)
+        with pytest.raises(AdapterInvalid):
+            verify_adapter(*saved)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "README.md", "adapter_model.bin"])
