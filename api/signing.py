@@ -36,6 +36,6 @@ def unseal(text: str, *, purpose: str, secret: bytes) -> list[Any] | None:
         return None
     try:
         fields = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return None
     return fields if isinstance(fields, list) else None

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from daemon.state_files import DATABASE, ITERATIONS, LOCK, SECRET
 from policies.spec import BATTERY, EXAMPLES, HELDOUT, MANIFEST, PROBES, SNAPSHOT, SPEC
@@ -23,6 +23,7 @@ from store.copying import copy_database, holdings
 from store.db import StateLock
 from store.errors import HonedError, Invalid, NotFound
 from store.files import fsync_directory, fsync_file, make_folder, put_in_place, sha256_file, write_json
+from store.reading import digest_of, inside, read_model
 
 Row = dict[str, Any]
 
@@ -51,6 +52,9 @@ class Index(BaseModel):
     honed: str
     created_at: float
     files: dict[str, Entry]
+
+
+_INDEX = TypeAdapter(Index)
 
 
 def backup(directory: Path, target: Path, *, at: float) -> Row:
@@ -151,7 +155,7 @@ def verify(source: Path) -> Row:
         file = source / name
         if not file.is_file():
             raise HonedError(f"{file} is missing from the backup")
-        if file.stat().st_size != entry.bytes or sha256_file(file) != entry.sha256:
+        if file.stat().st_size != entry.bytes or digest_of(file, most=entry.bytes) != entry.sha256:
             raise HonedError(f"{file} differs from what {INDEX} recorded")
     found = holdings(source / DATABASE)
     missing = []
@@ -183,12 +187,9 @@ def read_index(source: Path) -> Index:
     """
     if not (source / INDEX).is_file():
         raise NotFound(f"no {INDEX} in {source}: that is no backup, or one that was never finished")
-    try:
-        index = Index.model_validate_json((source / INDEX).read_bytes())
-    except ValidationError as error:
-        raise HonedError(f"{source / INDEX}: {error}") from error
+    index = read_model(source / INDEX, _INDEX)
     for name in index.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts or (source / name).is_symlink():
+        if not inside(name) or (source / name).is_symlink():
             raise HonedError(f"{source / INDEX} names {name!r}, which is not a plain file inside the backup")
     if DATABASE not in index.files:
         raise HonedError(f"{source / INDEX} names no {DATABASE}")

@@ -10,8 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from policies.battery import BatteryItem, Pattern, first_repeated
 from policies.rows import Turn
-from store.errors import ConfigError
+from store.errors import ConfigError, HonedError
 from store.files import read_jsonl
+from store.reading import read_bytes
 from store.records import Role
 
 KEY = "daemon.gate.battery"
@@ -40,8 +41,8 @@ def operator_probes(path: Path) -> list[Pattern]:
         ConfigError: as above.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bytes(path).decode()
+    except (HonedError, UnicodeDecodeError) as error:
         raise ConfigError(f"{KEY}: {path} cannot be read as UTF-8 text ({error})", param=KEY) from error
     lines = list(enumerate(text.split("\n"), start=1))
     found = [_probe(line, f"{path}, line {number}", number) for number, line in lines if line.strip()]
@@ -74,7 +75,7 @@ def _probe(line: str, source: str, number: int) -> Pattern:
     """One line as an item of the group `operator`, called by its line where it has no id of its own."""
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{KEY}: {source}: not JSON ({error})", param=KEY) from error
     if not isinstance(row, dict):
         raise ConfigError(f"{KEY}: {source}: not an object with prompt, must and must_not", param=KEY)

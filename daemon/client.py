@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from store.errors import EngineUnavailable, Forbidden, HonedError, Invalid, NotFound
+from store.reading import read_object
 
 #: Seconds an answer may take.
 TIMEOUT = 60.0
@@ -103,4 +104,8 @@ def connect(directory: Path, url: str | None) -> Client:
     file = directory / "service.json"
     if not file.is_file():
         raise EngineUnavailable(f"no service is running on {directory}; start one with `honed serve`")
-    return Client(json.loads(file.read_text())["url"], key=key)
+    try:
+        url = str(read_object(file, most=4096)["url"])
+    except (HonedError, LookupError) as error:
+        raise EngineUnavailable(f"{file} does not say where the service is: {error}") from error
+    return Client(url, key=key)

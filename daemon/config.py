@@ -22,8 +22,11 @@ from policies.config import EngineConfig, TrainConfig
 from store.config import StoreConfig
 from store.errors import ConfigError
 from store.failpoints import ARMED, PARENT, TRACE
+from store.reading import read_bytes, told_as
 
 ENVIRONMENT_PREFIX = "HONED_"
+#: Bytes of a configuration at the most.
+MOST = 2**20
 #: Environment variables that begin with the prefix but are not configuration.
 NOT_CONFIG = frozenset(
     {ARMED, TRACE, PARENT, "HONED_API_KEY", "HONED_CONFIG", "HONED_URL", "HONED_JUDGE_KEY"}
@@ -125,9 +128,11 @@ def environment_overrides(environment: Mapping[str, str]) -> dict[str, Any]:
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{name}: {section} is given as a whole by another variable", param=section)
         try:
             node[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             node[key] = text
     return tree
 
@@ -141,6 +146,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+#: Characters of a value that an error shows.
+SHOWN = 200
 #: What stands before the host of an address that should not hold it: refused, and not to be shown when it is.
 USER_INFO = r"//[^/\s'\"]*@"
 
@@ -153,7 +160,9 @@ def explain(error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; docs/configuration.md lists those allowed")
         else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}")
+            found = repr(problem["input"])
+            found = found if len(found) <= SHOWN else f"{found[:SHOWN]}..."
+            lines.append(f"{key} = {found}: {problem['msg'].removeprefix('Value error, ')}")
     return re.sub(USER_INFO, "//***@", "\n".join(lines))
 
 
@@ -165,12 +174,13 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     """
     table: dict[str, Any] = {}
     if path is not None:
+        with told_as(ConfigError, "cannot read "):
+            content = read_bytes(path, most=MOST)
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+            table = tomllib.loads(content.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            why = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise ConfigError(f"{path} is not valid TOML: {why}") from None
     overrides = environment_overrides(os.environ if environment is None else environment)
     try:
         return Config.model_validate(merge(table, overrides))

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter
 
 from daemon.config import Config
 from daemon.retention import MAY_SERVE
 from daemon.state_files import DATABASE, SECRET, SERVICE
 from store.db import Store
 from store.errors import HonedError
+from store.reading import read_model
 
 Finding = dict[str, Any]
 
@@ -30,6 +31,9 @@ class Running(BaseModel):
     url: str
 
 
+_RUNNING = TypeAdapter(Running)
+
+
 def finding(name: str, ok: bool, detail: str, remedy: str = "") -> Finding:
     return {"name": name, "ok": ok, "detail": detail, "remedy": "" if ok else remedy}
 
@@ -37,9 +41,8 @@ def finding(name: str, ok: bool, detail: str, remedy: str = "") -> Finding:
 def service(directory: Path) -> Running | None:
     """The service that runs on this directory; a file that a killed one left, or that is none, says nothing."""
     try:
-        with (directory / SERVICE).open("rb") as file:
-            running = Running.model_validate_json(file.read(SERVICE_BYTES))
-    except (FileNotFoundError, ValidationError):
+        running = read_model(directory / SERVICE, _RUNNING, most=SERVICE_BYTES)
+    except HonedError:
         return None
     return running if is_alive(running.pid) else None
 

@@ -19,8 +19,9 @@ from daemon.openwebui import SAID_AT, is_openwebui, rating
 from daemon.rows import PRINCIPAL, BadRow, Said, answer_of, event_of, is_kto, is_preference, kto, preference
 from daemon.state_files import DATABASE, LOCK
 from store.db import StateLock, Store
-from store.errors import Invalid
+from store.errors import HonedError, Invalid
 from store.files import make_folder
+from store.reading import read_bytes
 from store.records import Completion
 from store.scrubbing import FORGOTTEN
 
@@ -31,6 +32,8 @@ FORMS: Sequence[tuple[Callable[[Mapping[str, Any]], bool], Callable[[Mapping[str
     (is_preference, preference),
 )
 SUFFIXES = (".json", ".jsonl")
+#: Bytes of a file at the most; it is read as a whole.
+MOST = 2**30
 #: Bad rows that an error names; of more it gives the number.
 NAMED = 20
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -67,9 +70,9 @@ def read(paths: Sequence[Path]) -> Found:
     found = Found()
     for path in paths:
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise Invalid(f"cannot read {path}: {error.strerror}", param="path") from error
+            content = read_bytes(path, most=MOST)
+        except HonedError as error:
+            raise Invalid(f"cannot read {error}", param="path") from error
         said = list(good(content, str(path), found.bad))
         # Open WebUI lists the newest first; what has no time stays where it is.
         found.said += sorted(told_apart(said), key=lambda one: one.metadata.get(SAID_AT, 0))

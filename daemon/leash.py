@@ -45,7 +45,7 @@ def left_over(record: Path) -> int | None:
         pid = int(row["pid"])
         stat = _stat(pid)
         same = stat is not None and _started(stat) == row["started"] and _group(stat) == pid
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
     return pid if same else None
 

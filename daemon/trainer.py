@@ -6,7 +6,6 @@ stops everything it started. It shares only its run directory with the service.
 
 import asyncio
 import contextlib
-import json
 import math
 import os
 import signal
@@ -14,19 +13,19 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from daemon.memory import DEVICE_ORDER
 from policies import spec
 from store.errors import TrainingFailed
 from store.failpoints import PARENT
-from store.files import read_jsonl
+from store.reading import lines_of, read_bytes, told_as
 
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 5.0
 #: Seconds between looks at progress.jsonl.
 POLL = 0.25
 LOG = "trainer.log"
+#: Bytes at the end of the log in which its last words are looked for.
+TAIL = 64 * 1024
 
 OnProgress = Callable[[spec.Progress], None]
 
@@ -39,22 +38,23 @@ def finished(run_directory: Path) -> spec.Report | None:
     """
     if not (run_directory / spec.MANIFEST).is_file():
         return None
-    try:
-        return spec.read_report(run_directory)
-    except ValidationError as error:
-        raise TrainingFailed(f"{run_directory}: the report cannot be read: {error}") from error
+    return spec.read_report(run_directory)
 
 
 def curve(run_directory: Path) -> list[dict[str, float]]:
-    """What the child told of its optimiser steps, one row each: `step`, and the step's metrics by name."""
+    """What the child told of its optimiser steps, one row each: `step`, and the step's metrics by name.
+
+    Raises:
+        TrainingFailed: what it told cannot be read.
+    """
     rows = []
-    for line in (
-        read_jsonl(run_directory / spec.PROGRESS) if (run_directory / spec.PROGRESS).is_file() else []
-    ):
-        told = spec.Progress.model_validate(line)
-        if told.phase == "train" and told.metrics:
-            finite = {name: value for name, value in told.metrics.items() if math.isfinite(value)}
-            rows.append({"step": float(told.done), **finite})
+    progress = run_directory / spec.PROGRESS
+    with told_as(TrainingFailed):
+        for number, line in lines_of(progress) if progress.exists() else ():
+            told = spec.read_progress(line, f"{progress}, line {number}")
+            if told.phase == "train" and told.metrics:
+                finite = {name: value for name, value in told.metrics.items() if math.isfinite(value)}
+                rows.append({"step": float(told.done), **finite})
     return rows
 
 
@@ -101,18 +101,19 @@ async def follow(
     """Pass progress lines on until the child ends.
 
     Raises:
-        TrainingFailed: no line came for `stall_seconds`.
+        TrainingFailed: no line came for `stall_seconds`, or one that is none.
     """
     loop, seen = asyncio.get_running_loop(), 0
     heard = loop.time()
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(child.wait(), POLL)
-        lines = progress.read_bytes().split(b"\n")[:-1] if progress.is_file() else []
+        with told_as(TrainingFailed):
+            lines = read_bytes(progress).split(b"\n")[:-1] if progress.exists() else []
         # A rerun starts the file anew, so what was seen may be longer than what is there.
         for line in lines[seen if seen <= len(lines) else 0 :]:
             heard = loop.time()
-            on_progress(spec.Progress.model_validate(json.loads(line)))
+            on_progress(spec.read_progress(line, progress))
         seen = len(lines)
         if child.returncode is not None:
             return
@@ -134,7 +135,11 @@ async def stop(child: asyncio.subprocess.Process) -> None:
 def last_words(run_directory: Path, *, disk_failed: bool) -> str:
     """The last line the child wrote, for the reason an operator reads; on a full disk it may have found no room."""
     log = run_directory / LOG
-    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    lines: list[str] = []
+    if log.is_file():
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL))
+            lines = file.read(TAIL).decode(errors="replace").strip().splitlines()
     if lines:
         return lines[-1]
     return "its files could not be written or read" if disk_failed else "it wrote nothing"

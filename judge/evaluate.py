@@ -18,6 +18,7 @@ from judge.injection import canary_questions, injection_rate
 from judge.measure import comparisons, measure
 from judge.scorer import Question, Scorer, Scores
 from store.errors import Invalid
+from store.reading import lines_of, told_as
 from store.records import Message, Role
 from store.shares import wilson
 
@@ -140,14 +141,11 @@ def read_pairs(path: Path, *, limit: int | None = None) -> list[Pair]:
     """
     pairs: list[Pair] = []
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
+        with told_as(Invalid, "cannot read "):
+            for number, line in lines_of(path):
                 if limit is not None and len(pairs) == limit:
                     break
-                if line.strip():
-                    pairs.append(_pair(line, f"{path}, line {number}", number))
-    except OSError as error:
-        raise Invalid(f"cannot read {path}: {error.strerror}") from error
+                pairs.append(_pair(line.decode("utf-8-sig"), f"{path}, line {number}", number))
     except UnicodeDecodeError as error:
         raise Invalid(f"{path} is not UTF-8 text: {error.reason}") from error
     if not pairs:

@@ -12,7 +12,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from store.errors import ConfigError
+from store.errors import ConfigError, HonedError
+from store.reading import read_bytes
 
 #: Characters of one text at the most: a scorer reads it, and small models have small contexts.
 LONGEST_RUBRIC = 6000
@@ -143,8 +144,9 @@ def _read_rubric(entry: Path | Traversable) -> Rubric:
 
 def _read(file: Path | Traversable, key: str, longest: int) -> str:
     try:
-        text = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(file) if isinstance(file, Path) else file.read_bytes()
+        text = content.decode().strip()
+    except (HonedError, OSError, UnicodeDecodeError) as error:
         raise _wrong(key, str(file), f"it cannot be read as UTF-8 text ({error})") from error
     if not text:
         raise _wrong(key, str(file), "it is empty")

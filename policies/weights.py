@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from store.errors import HonedError
-from store.reading import open_plain, read_object, validated
+from store.reading import first_problem, open_plain, read_object, validated
 
 #: Bytes of an element by the format's name of its type.
 BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2, "U16": 2}
@@ -57,7 +57,10 @@ def read_header(path: Path, *, most: int = MOST_HEADER) -> Header:
         raw = file.read(length)
     table = validated(_HEADER, raw, path)
     table.pop("__metadata__", None)
-    entries = _checked(table, path)
+    try:
+        entries = _ENTRIES.validate_python(table)
+    except ValidationError as error:
+        raise HonedError(f"{path}: {first_problem(error)}") from None
     end = 0
     for name, entry in sorted(entries.items(), key=lambda pair: pair[1].data_offsets):
         if entry.dtype not in BYTES:
@@ -71,14 +74,6 @@ def read_header(path: Path, *, most: int = MOST_HEADER) -> Header:
     if 8 + length + end != size:
         raise HonedError(f"{path} is {size} bytes long, and its header tells of {8 + length + end}")
     return Header(entries, size)
-
-
-def _checked(table: dict[str, Any], path: Path) -> dict[str, Entry]:
-    try:
-        return _ENTRIES.validate_python(table)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise HonedError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 def local_model(name: str, state_directory: Path) -> Path | None:

@@ -3,18 +3,20 @@
 Whatever is wrong is told by a `HonedError` that names the file; a pipe or a device is never waited for.
 """
 
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from store.errors import HonedError
 
-M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 #: Bytes of a JSON file at the most, where its reader says nothing else.
 MOST = 64 * 2**20
@@ -82,7 +84,7 @@ def read_object(path: Path, *, most: int = MOST) -> dict[str, Any]:
     return value
 
 
-def read_model(path: Path, kind: type[M] | TypeAdapter[Any], *, most: int = MOST) -> Any:
+def read_model(path: Path, kind: TypeAdapter[T], *, most: int = MOST) -> T:
     """A JSON file as what it should be.
 
     Raises:
@@ -91,29 +93,35 @@ def read_model(path: Path, kind: type[M] | TypeAdapter[Any], *, most: int = MOST
     return validated(kind, read_bytes(path, most=most), path)
 
 
-def validated(kind: type[M] | TypeAdapter[Any], content: bytes, what: object) -> Any:
+def validated(kind: TypeAdapter[T], content: bytes, what: object) -> T:
     """
     Raises:
         HonedError: the JSON is not what it should be; names `what` and the field.
     """
-    adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
     try:
-        return adapter.validate_json(content)
+        return kind.validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise HonedError(f"{what}: {f'{field}: ' if field else ''}{first['msg']}") from None
+        raise HonedError(f"{what}: {first_problem(error)}") from None
 
 
-def lines_of(path: Path, *, most_line: int = MOST_LINE) -> Iterator[tuple[int, bytes]]:
-    """(number, content) of every line that is not blank; the file may be larger than memory, a line may not.
+def first_problem(error: ValidationError) -> str:
+    """The field and what is wrong with it, without what was found there."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(map(str, first["loc"]))
+    return f"{f'{field}: ' if field else ''}{first['msg']}"
+
+
+def lines_of(path: Path, *, most: int = MOST, most_line: int = MOST_LINE) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of every line that is not blank.
 
     Splits on the newline byte only: `str.splitlines` would also break at U+2028, which JSON leaves bare.
 
     Raises:
-        HonedError: as `open_plain`; or a line is longer than `most_line` bytes.
+        HonedError: as `open_plain`; or the file is larger than `most` bytes, a line than `most_line`.
     """
     with os.fdopen(open_plain(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise HonedError(f"{path} is larger than {most} bytes")
         number = 0
         while line := file.readline(most_line + 1):
             number += 1
@@ -121,3 +129,41 @@ def lines_of(path: Path, *, most_line: int = MOST_LINE) -> Iterator[tuple[int, b
                 raise HonedError(f"{path}, line {number} is longer than {most_line} bytes")
             if line.strip():
                 yield number, line
+
+
+def rows_of(path: Path, kind: TypeAdapter[T], *, most: int = MOST) -> list[T]:
+    """A JSONL file's rows, each as what it should be.
+
+    Raises:
+        HonedError: as `lines_of`; or a row is not that; names the line and the field.
+    """
+    return [validated(kind, line, f"{path}, line {number}") for number, line in lines_of(path, most=most)]
+
+
+def digest_of(path: Path, *, most: int = MOST) -> str:
+    """Hex SHA-256 of a file's content.
+
+    Raises:
+        HonedError: as `open_plain`; or the file is larger than `most` bytes, however little of it is on disk.
+    """
+    with os.fdopen(open_plain(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise HonedError(f"{path} is larger than {most} bytes")
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(name: str) -> bool:
+    """Whether a name, written in a file, is that of something below the folder that the file describes."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+
+
+@contextmanager
+def told_as(kind: type[HonedError], before: str = "") -> Iterator[None]:
+    """What is wrong with a file, as the error that its reader promises."""
+    try:
+        yield
+    except kind:
+        raise
+    except HonedError as error:
+        raise kind(f"{before}{error}") from error
