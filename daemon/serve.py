@@ -204,8 +204,14 @@ async def ticking(loop: Loop, seconds: float) -> AsyncIterator[None]:
     # An overrun tick is simply late; the library has a line for each.
     logging.getLogger("apscheduler").setLevel(logging.ERROR)
     scheduler = AsyncIOScheduler(timezone="UTC")
+
+    async def tick() -> None:
+        # A stop ends the tick under way, which is no failure; the library would log it as one.
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop.tick()
+
     scheduler.add_job(
-        loop.tick, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
+        tick, "interval", seconds=seconds, max_instances=1, coalesce=True, misfire_grace_time=None
     )
     scheduler.add_job(
         heap.trim, "interval", seconds=heap.TRIM_SECONDS, coalesce=True, misfire_grace_time=None

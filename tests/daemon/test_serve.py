@@ -10,7 +10,8 @@ import pytest
 import uvicorn
 
 from daemon.config import Config
-from daemon.serve import bind, make_directory, runtime_of, stop_with_writer
+from daemon.loop import Loop
+from daemon.serve import bind, make_directory, runtime_of, stop_with_writer, ticking
 from store.db import Store
 
 
@@ -85,3 +86,31 @@ def test_a_service_whose_writer_has_stopped_ends(tmp_path: Path, monkeypatch: py
 
     asyncio.run(work())
     assert server.should_exit
+
+
+class Busy(Loop):
+    """A loop whose tick lasts."""
+
+    def __init__(self) -> None:
+        self.began, self.ended = asyncio.Event(), False
+
+    async def tick(self) -> None:
+        self.began.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.ended = True
+
+    async def stop(self) -> None:
+        await asyncio.sleep(0.05)
+
+
+def test_a_stop_in_the_middle_of_a_tick_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def stopped() -> Busy:
+        loop = Busy()
+        async with ticking(loop, 0.01):
+            await asyncio.wait_for(loop.began.wait(), 10)
+        return loop
+
+    assert asyncio.run(stopped()).ended
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
