@@ -25,7 +25,7 @@ import time
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,7 @@ def summary(rows: Sequence[dict[str, Any]], seconds: float) -> dict[str, Any]:
         "seconds": round(seconds),
         "cases": len(rows),
         "results": dict(results),
+        "case_seconds": round(sum(row["seconds"] for row in rows)),
         "leftovers": sum(row["leftovers"] for row in rows),
         "points": {name: dict(sorted(own.items())) for name, own in sorted(counts.items())},
         "not_held": [row for row in rows if row["result"] != "held"],
@@ -223,7 +224,7 @@ def run(
 ) -> list[dict[str, Any]]:
     """Record, then run the cases in `jobs` processes. Returns what became of each.
 
-    Prepared states and records that `folder` has from before are used again.
+    Prepared states, records and results that `folder` has from before are used again: what was cut short goes on.
     """
     warm.warm_up()
     folder.mkdir(exist_ok=True)
@@ -246,27 +247,32 @@ def run(
             print(f"{segment.name}: {len(cases)} deaths so far", file=sys.stderr, flush=True)
     finally:
         nest.process.kill()
-    todo = [
+    wanted = [
         case
         for case in chosen(cases, sample)
         if match is None or re.search(match, f"{case.row} {case.armed}")
     ]
+    earlier = results_in(folder)
+    todo = [case for case in wanted if case not in earlier]
     workers = []
     for number in range(jobs):
-        output = folder / f"results-{number}.jsonl"
-        output.unlink(missing_ok=True)
+        output = folder / f"results-{os.getpid()}-{number}.jsonl"
         main = partial(sweep, todo[number::jobs], folder / str(number), model, output)
         workers.append(warm.fork(main, os.environ, folder / f"worker-{number}.log"))
     for worker in workers:
         while worker.poll() is None:
             time.sleep(0.5)
-    rows = [
-        json.loads(line)
-        for path in sorted(folder.glob("results-*"))
-        for line in path.read_text().splitlines()
-    ]
-    assert len(rows) == len(todo), [log.read_text() for log in folder.glob("worker-*.log")]
-    return rows
+    found = results_in(folder)
+    missing = [case for case in wanted if case not in found]
+    assert not missing, (missing, [log.read_text() for log in folder.glob("worker-*.log")])
+    return [found[case] for case in wanted]
+
+
+def results_in(folder: Path) -> dict[Case, dict[str, Any]]:
+    """What is known of cases so far."""
+    lines = [line for path in sorted(folder.glob("results-*")) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines if line.endswith("}")]  # a last one may be cut short
+    return {Case(**{each.name: row[each.name] for each in fields(Case)}): row for row in rows}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -58,7 +58,7 @@ def test_every_segment_begins_from_a_state_that_is_prepared() -> None:
 
 def test_the_table_counts_by_stage_and_kind_of_point() -> None:
     rows = [
-        {"segment": "votes", "row": "votes", "point": point, "result": "held", "leftovers": 0}
+        {"segment": "votes", "row": "votes", "point": point, "result": "held", "leftovers": 0, "seconds": 2.5}
         for point in ("commit.before", "commit.after", "feedback.before_commit")
     ]
     assert "| votes |  |  | 2 |  | 1 | 3 |" in table(rows)
