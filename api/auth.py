@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from api.errors import Unauthorised
 from store.errors import ConfigError, Forbidden, HonedError, Invalid
 from store.files import write_durably
-from store.reading import read_bytes
+from store.reading import first_problem, read_bytes
 
 Scope = Literal["chat", "feedback", "operate"]
 SCOPES: frozenset[Scope] = frozenset(("chat", "feedback", "operate"))
@@ -72,14 +72,12 @@ def load_keys(path: Path) -> tuple[Key, ...]:
     """
     try:
         keys = KeysFile.model_validate(tomllib.loads(read_bytes(path).decode())).key
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {first_problem(error)}", param="api.keys_file") from None
     except RecursionError:
         raise ConfigError(f"{path}: nested too deeply", param="api.keys_file") from None
-    except (HonedError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (HonedError, ValueError) as error:  # TOML has numbers that are too long for Python
         raise ConfigError(f"{path}: {error}", param="api.keys_file") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {where}: {first['msg']}", param="api.keys_file") from error
     if len({key.name for key in keys}) < len(keys):
         raise ConfigError(f"{path}: two keys have the same name", param="api.keys_file")
     return keys

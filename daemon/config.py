@@ -132,7 +132,7 @@ def environment_overrides(environment: Mapping[str, str]) -> dict[str, Any]:
                 raise ConfigError(f"{name}: {section} is given as a whole by another variable", param=section)
         try:
             node[key] = tomllib.loads(f"value = {text}")["value"]
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             node[key] = text
     return tree
 
@@ -146,8 +146,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-#: Characters of a value that an error shows.
-SHOWN = 200
+#: Characters of a value that an error shows, and problems that it tells of.
+SHOWN, PROBLEMS = 400, 50
 #: What stands before the host of an address that should not hold it: refused, and not to be shown when it is.
 USER_INFO = r"//[^/\s'\"]*@"
 
@@ -156,14 +156,19 @@ def explain(error: ValidationError) -> str:
     """Every problem on a line: the key, the value found, what is allowed."""
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = cut(".".join(str(part) for part in problem["loc"]))
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key; docs/configuration.md lists those allowed")
         else:
-            found = repr(problem["input"])
-            found = found if len(found) <= SHOWN else f"{found[:SHOWN]}..."
-            lines.append(f"{key} = {found}: {problem['msg'].removeprefix('Value error, ')}")
-    return re.sub(USER_INFO, "//***@", "\n".join(lines))
+            told = cut(problem["msg"].removeprefix("Value error, "))
+            lines.append(f"{key} = {cut(repr(problem['input']))}: {told}")
+    return "\n".join(lines[:PROBLEMS])
+
+
+def cut(text: str) -> str:
+    """The beginning of a text, without what stands before the host of an address in it."""
+    text = re.sub(USER_INFO, "//***@", text)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Config:
@@ -178,7 +183,7 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
             content = read_bytes(path, most=MOST)
         try:
             table = tomllib.loads(content.decode())
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # TOML has numbers that are too long for Python
             why = "nested too deeply" if isinstance(error, RecursionError) else error
             raise ConfigError(f"{path} is not valid TOML: {why}") from None
     overrides = environment_overrides(os.environ if environment is None else environment)

@@ -66,7 +66,8 @@ def holdings(path: Path) -> Holdings:
             audit = None
             if "digest" in columns:
                 audit = verify(lambda sql, values: db.execute(sql, values).fetchall())
-    except sqlite3.DatabaseError as error:
+    # In damaged pages text may be no text, and a value of another type than its column has.
+    except (sqlite3.Error, ValueError, TypeError) as error:
         raise HonedError(f"{path} is not a sound database of honed's: {error}") from error
     version, path_of_it = active or (None, None)
     return Holdings(rows, version, path_of_it, adapters, audit)

@@ -172,6 +172,18 @@ def test_pages_of_other_sites_may_not_write(client: TestClient) -> None:
     assert ask(client, headers={"Origin": URL}).status_code == 200
 
 
+def test_no_page_of_another_site_may_read_an_answer(client: TestClient) -> None:
+    asks = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    told = [
+        client.options("/v1/chat/completions", headers=asks),
+        client.get("/v1/status", headers={"Origin": "http://evil.example"}),
+        ask(client, headers={"Origin": "http://evil.example"}),
+    ]
+    assert [answer.status_code for answer in told] == [403, 200, 403]
+    for answer in told:
+        assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
 def test_a_key_that_was_made_opens_what_it_says_and_the_file_does_not_hold_it(tmp_path: Path) -> None:
     file = tmp_path / "new" / "keys.toml"
     ann = add_key(file, "ann", ["chat"])
