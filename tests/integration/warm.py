@@ -10,6 +10,7 @@ was computed. The kernel would tie a trainer to the nest and not to the service,
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -36,6 +37,10 @@ IMPORTED = (
     *("uvicorn.protocols.http.auto", "uvicorn.protocols.http.h11_impl", "uvicorn.protocols.websockets.auto"),
     *("uvicorn.lifespan.on", "uvicorn.loops.asyncio", "apscheduler.triggers.interval", "daemon.logs"),
 )
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 class Forked:
@@ -88,6 +93,8 @@ def fork(main: Callable[[], int | None], environment: Mapping[str, str], log: Pa
     status = 1
     try:
         os.setsid()
+        if sys.platform == "linux":
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever ends this all leaves nothing running
         output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         for fd in (1, 2):
             os.dup2(output, fd)
