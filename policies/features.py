@@ -30,8 +30,9 @@ from policies.scoring import visibility
 
 #: Hidden states kept at most. Past it they are computed again each time, which is slower, never wrong.
 CACHE_BYTES = 2 * 1024**3
-#: Largest difference of the shortcuts from the whole forward, relative to the states' largest value.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+#: Largest difference of the shortcuts from the whole forward, relative to the states' largest value. Another order of
+#: sums differs by a few 1e-5 (at the first token, which all others attend to); what is wrong differs by about 1.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 #: A shared beginning shorter than this is not worth a forward of its own.
 SHARED = 8
 
@@ -87,6 +88,10 @@ class CutModel:
     def cut(self) -> bool:
         """Whether lower states are kept; False means every forward is whole."""
         return self._cut
+
+    def whole(self) -> None:
+        """Cut nothing from here on, share nothing: the simple way, which the other is held against."""
+        self._cut = False
 
     def answer_states(self, rows: Sequence[Row]) -> Tensor:
         """Final (normed) states (N, H) of the positions before each answer token, rows one after the other.

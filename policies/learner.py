@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 from policies.adapters import AdapterInfo, Shape, read_tensors, verify_adapter
 from policies.batches import Row, row_batches
 from policies.features import CutModel, blocks_of
-from policies.logprobs import token_logprobs
+from policies.logprobs import Head, token_logprobs
+from policies.products import Fast
 from policies.spec import LoraSpec, Spec
 from store.errors import TrainingFailed
 
@@ -35,7 +36,8 @@ class Learner:
         self.model = model
         self.shape = shape
         self.causal = model.get_base_model()
-        self.head: nn.Linear = self.causal.get_output_embeddings()
+        self.fast = Fast(model, _NAME)
+        self.head = Head(self.causal.get_output_embeddings(), packed=self.fast.packed)
         self.cut = CutModel(self.causal, first)
         self.device = self.head.weight.device
         self.budget = 2048 if self.device.type == "cpu" else 32768
@@ -121,11 +123,14 @@ class Learner:
 
     @torch.no_grad()
     def whole(self, row: Row, *, view: View) -> list[float]:
-        """Log-probabilities (nats) of a row's answer tokens by the model's own forward, nothing kept or cut."""
+        """Log-probabilities (nats) of a row's answer tokens by the model's own forward, with no shortcut."""
         ids = torch.tensor([row.ids], device=self.device)
-        with self.seen_as(view):
-            states = self.causal.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        return token_logprobs(states[row.start - 1 : -1], ids[0, row.start :], self.head).tolist()
+        with self.seen_as(view), self.fast.off():
+            states = self.causal.base_model(input_ids=ids, use_cache=False).last_hidden_state[
+                0, row.start - 1 : -1
+            ]
+            found = self.causal.get_output_embeddings()(states).float().log_softmax(-1)
+        return found.gather(-1, ids[0, row.start :, None])[:, 0].tolist()
 
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         return _lora_weights(self.model)

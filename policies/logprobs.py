@@ -7,15 +7,65 @@ answer positions need them. So callers pick the positions, and everything here w
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Logits held at once (32 MiB in float32): large enough for full speed, small enough for the allocator to reuse.
-PIECE = 2**23
+from policies.mapped import give_back
+from policies.products import Product
+
+#: Vocabulary entries and rows whose logits are held at once (8 MiB in float32): they stay in a CPU's cache while the
+#: softmax goes over them, and the products are large enough for full speed.
+TILE, ROWS = 4096, 512
 
 
-def _rows(vocabulary: int) -> int:
-    return max(16, PIECE // vocabulary)
+class Head:
+    """The output head, frozen, a tile of the vocabulary at a time.
+
+    Args:
+        packed: whether its products are packed ones (`products.Product`).
+    """
+
+    def __init__(self, linear: nn.Linear, *, packed: bool = False) -> None:
+        self.weight = linear.weight.detach()
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        weights = self.weight.split(TILE)
+        biases = [None] * len(weights) if self.bias is None else self.bias.split(TILE)
+        self.tiles = [
+            Product(weight, bias, packed=packed, backward=True)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
+        if packed:
+            give_back([self.weight])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """All logits (..., V) of hidden states (..., H)."""
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        logits = torch.cat([tile.forward(rows) for tile in self.tiles], dim=-1)
+        return logits.view(*hidden.shape[:-1], -1)
+
+
+class _Softmax:
+    """exp(logits) of some rows summed over tiles seen so far, relative to the largest of them.
+
+    A larger one changes what all is relative to: sums kept outside are to be multiplied by what `add` returns (the
+    online softmax of 1805.02867).
+    """
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.top = torch.full((len(hidden),), -torch.inf, device=hidden.device)
+        self.total = torch.zeros(len(hidden), device=hidden.device)
+
+    def add(self, logits: Tensor) -> Tensor:
+        """Turn a tile's logits (N, tile) into exponentials, in place. Returns the factor (N, 1) on older sums."""
+        top = torch.maximum(self.top, logits.amax(-1))
+        factor = (self.top - top).exp_()
+        # In place throughout: a second tensor of this size costs more in page faults than the arithmetic.
+        logits.sub_(top[:, None]).exp_()
+        self.total.mul_(factor).add_(logits.sum(-1))
+        self.top = top
+        return factor[:, None]
+
+    def log_total(self) -> Tensor:
+        return self.top + self.total.log()
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -27,62 +77,72 @@ class _TokenLogprobs(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         slope = torch.empty_like(hidden) if wanted else None
-        step = _rows(len(weight))
-        for at in range(0, len(hidden), step):
-            piece = slice(at, at + step)
-            logits = F.linear(hidden[piece], weight, bias).float()
-            # In place throughout: a second tensor of this size costs more in page faults than the arithmetic.
-            logits.sub_(logits.amax(-1, keepdim=True))
-            picked = logits.gather(-1, targets[piece, None])
-            total = logits.exp_().sum(-1, keepdim=True)
-            out[piece] = (picked - total.log()).squeeze(-1)
+        for at in range(0, len(hidden), ROWS):
+            rows, chosen = hidden[at : at + ROWS], targets[at : at + ROWS]
+            softmax, mean = _Softmax(rows), torch.zeros_like(rows, dtype=torch.float32)
+            for tile in head.tiles:
+                logits = tile.forward(rows).float()
+                factor = softmax.add(logits)
+                if wanted:
+                    mean.mul_(factor).add_(tile.backward(logits.to(tile.weight.dtype)))
+            aim = head.weight[chosen]
+            logit = (rows.float() * aim.float()).sum(-1)
+            if head.bias is not None:
+                logit += head.bias[chosen]
+            out[at : at + ROWS] = logit - softmax.log_total()
             if slope is not None:
-                probabilities = logits.div_(total).to(weight.dtype)
-                slope[piece] = weight[targets[piece]] - probabilities @ weight
+                slope[at : at + ROWS] = aim - mean.div_(softmax.total[:, None])
         if slope is not None:
             ctx.save_for_backward(slope)
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
         (slope,) = ctx.saved_tensors
-        return (gradients[0][:, None] * slope).to(slope.dtype), None, None, None
+        return (gradients[0][:, None] * slope).to(slope.dtype), None, None
 
 
-def token_logprobs(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Log-probability (nats, float32) of each target under the head, differentiable in `hidden`.
 
     Args:
         hidden: (N, H) final hidden states, each of the position before its target.
         targets: (N,) token ids.
     """
-    result: Tensor = _TokenLogprobs.apply(hidden, targets, head.weight.detach(), head.bias)
+    result: Tensor = _TokenLogprobs.apply(hidden, targets, head)
     return result
 
 
 @torch.no_grad()
-def exact_kl(hidden: Tensor, others: list[Tensor], head: nn.Linear) -> list[Tensor]:
+def exact_kl(hidden: Tensor, others: list[Tensor], head: Head) -> list[Tensor]:
     """KL(p || q) in nats at each position, summed over the whole vocabulary, for p against each other q.
 
-    The Rao-Blackwell estimate (2504.10637): given the position, no sampling noise is left. In float32 the sum may
-    end a rounding error below zero; equal hidden states give exactly zero.
+    The Rao-Blackwell estimate (2504.10637): given the position, no sampling noise is left. Of logits l under p and k
+    under q it is sum(p (l - k)) - log sum exp l + log sum exp k. In float32 it may end a rounding error below zero;
+    equal hidden states give exactly zero.
 
     Args:
         hidden: (N, H) final hidden states under p. others: the same under each q.
     """
     results = [torch.empty(len(hidden), dtype=torch.float32, device=hidden.device) for _ in others]
-    step = _rows(len(head.weight))
-    for at in range(0, len(hidden), step):
-        piece = slice(at, at + step)
-        log_p = head(hidden[piece]).float().log_softmax(-1)
-        p = log_p.exp()
-        for other, result in zip(others, results, strict=True):
-            log_q = head(other[piece]).float().log_softmax(-1)
-            result[piece] = (p * (log_p - log_q)).sum(-1)
+    for at in range(0, len(hidden), ROWS):
+        piece = slice(at, at + ROWS)
+        ours, theirs = _Softmax(hidden[piece]), [_Softmax(other[piece]) for other in others]
+        gaps = [torch.zeros_like(ours.total) for _ in others]
+        for tile in head.tiles:
+            logits = tile.forward(hidden[piece]).float()
+            p = logits.clone()
+            factor = ours.add(p)[:, 0]
+            for other, softmax, gap in zip(others, theirs, gaps, strict=True):
+                q = tile.forward(other[piece]).float()
+                gap.mul_(factor).add_((p * (logits - q)).sum(-1))
+                softmax.add(q)
+        for result, softmax, gap in zip(results, theirs, gaps, strict=True):
+            result[piece] = gap / ours.total - ours.log_total() + softmax.log_total()
     return results
 
 
