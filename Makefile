@@ -127,6 +127,7 @@ bench: install-dev
 	$(BIN)/python -m benchmarks.bench_chat
 	$(BIN)/python -m benchmarks.bench_training_latency
 	$(BIN)/python -m benchmarks.bench_judge_scoring
+	$(BIN)/python -m benchmarks.bench_training
 
 # A process dies at every failpoint of every segment of a service's life; `make test` takes a sample.
 failpoints: install-dev

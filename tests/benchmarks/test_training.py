@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.training_data import answers, comparisons, thumbs
+from benchmarks.training_sides import columns
+from benchmarks.training_work import common, forward_flop, matmul_peak, step_flop
+from daemon.people import has_list
+from policies.batches import Pair, Row, Thumb
+from policies.learner import load_learner
+from policies.spec import LoraSpec
+from tests.policies.runs import make_spec
+
+ROW = Row(tuple(range(3, 23)), 8)
+
+
+def products(row: Row, model: Path, *, backward: bool) -> float:
+    """Multiplications and additions of the linear layers' products that torch counts, the head left out."""
+    learner = load_learner(make_spec(model, lora=LoraSpec(rank=4, alpha=8, top_layers=None)))
+    with learner.fast.off(), FlopCounterMode(display=False) as counter:
+        states = learner.causal.base_model(
+            input_ids=torch.tensor([row.ids]), use_cache=False
+        ).last_hidden_state
+        if backward:
+            states.square().sum().backward()
+    counted = counter.get_flop_counts()["Global"]
+    return float(sum(count for name, count in counted.items() if "mm" in str(name)))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_formula_counts_the_products_that_are_made(tiny_model: Path, backward: bool) -> None:
+    config = load_learner(make_spec(tiny_model)).causal.config
+    flop = step_flop if backward else forward_flop
+    found = flop(ROW, config, blocks=config.num_hidden_layers, rank=4, shared=0)
+    passes = 3 if backward else 1
+    attention = passes * config.num_hidden_layers * 2 * config.hidden_size * len(ROW.ids) * (len(ROW.ids) + 1)
+    head = (1 + backward) * 2 * config.vocab_size * config.hidden_size * len(ROW.answer)
+    assert found - attention - head == products(ROW, tiny_model, backward=backward)
+
+
+def test_what_all_rows_begin_with_is_not_counted(tiny_model: Path) -> None:
+    rows = [Row((1, 2, 3, 4, 9, 9), 4), Row((1, 2, 3, 7, 9, 9), 4), Row((1, 2, 3, 4, 5, 9), 5)]
+    assert common(rows) == 3
+    config = load_learner(make_spec(tiny_model)).causal.config
+    sizes = {"blocks": 2, "rank": 0}
+    whole, part = (forward_flop(rows[0], config, shared=shared, **sizes) for shared in (0, 3))
+    assert 0 < part < whole
+
+
+def test_a_peak_is_measured() -> None:
+    assert min(matmul_peak().values()) > 0
+
+
+def test_everybody_votes_and_what_is_compared_differs() -> None:
+    asked = answers("asked")
+    votes = thumbs(asked, noise=0.0, seed=0)
+    assert votes == thumbs(asked, noise=0.0, seed=0) != thumbs(asked, noise=0.0, seed=1)
+    assert all(vote.label == has_list(vote.completion) for vote in votes)
+    assert 0.1 < sum(vote.label for vote in votes) / len(votes) < 0.4
+    pairs = comparisons(asked, seed=0)
+    assert len(pairs) >= 48
+    assert all(has_list(pair.chosen) and not has_list(pair.rejected) for pair in pairs)
+    assert not {vote.prompt[-1].content for vote in votes} & {
+        answer.prompt for answer in answers("never_asked")
+    }
+
+
+def test_trl_gets_the_same_tokens_and_mismatches_within_a_batch() -> None:
+    rows = [Row((1, 2, 10 + i), 2) for i in range(5)]
+    told = columns([Thumb(str(i), row, i % 2 == 0, 1.0) for i, row in enumerate(rows)], 3)
+    assert told["prompt_ids"] == [[1, 2]] * 5
+    assert told["completion_ids"] == [[10], [11], [12], [13], [14]]
+    assert told["KL_completion_ids"] == [[12], [10], [11], [14], [13]]
+    assert told["label"] == [True, False, True, False, True]
+    pair = columns([Pair("p", rows[0], rows[1], 1.0, 1.0)], 3)
+    assert pair == {"prompt_ids": [[1, 2]], "chosen_ids": [[10]], "rejected_ids": [[11]]}
