@@ -105,7 +105,12 @@ def said_in(row: Any) -> Said:
         raise BadRow("row", "not an object")
     for fits, reads in FORMS:
         if fits(row):
-            return reads(row)
+            said = reads(row)
+            try:
+                said.feedback_id.encode()
+            except UnicodeEncodeError:
+                raise BadRow("row", "has a lone surrogate, which is not text") from None
+            return said
     raise BadRow(
         "row",
         "has the columns of no form that is read: prompt, completion, label; prompt, chosen, rejected; "

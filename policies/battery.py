@@ -10,6 +10,7 @@ may have seen.
 
 import math
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -94,9 +95,12 @@ class Pattern(Row):
     def _expressions(cls, expressions: list[str]) -> list[str]:
         for expression in expressions:
             try:
-                re.compile(expression)
-            except re.error as error:
-                raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+                with warnings.catch_warnings():
+                    # What another version of Python would read otherwise is not clear enough.
+                    warnings.simplefilter("error", FutureWarning)
+                    re.compile(expression)
+            except (re.error, FutureWarning, OverflowError, RecursionError) as error:
+                raise ValueError(f"{expression!r:.200} is no regular expression: {error}") from None
         return expressions
 
     @model_validator(mode="after")

@@ -298,8 +298,8 @@ class Progress(Row):
 
     phase: str
     """"load", "reference", "train", "evaluate" or "save"."""
-    done: int
-    total: int
+    done: int = Field(ge=0, le=2**53)
+    total: int = Field(ge=0, le=2**53)
     metrics: dict[str, float] = Field(default={})
 
 

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: Bytes of a JSON file at the most, where its reader says nothing else.
 MOST = 64 * 2**20
+#: Characters of a name in a file that an error shows.
+LONGEST = 200
 #: Bytes of a line of a JSONL file at the most.
 MOST_LINE = 16 * 2**20
 
@@ -107,8 +109,8 @@ def validated(kind: TypeAdapter[T], content: bytes, what: object) -> T:
 def first_problem(error: ValidationError) -> str:
     """The field and what is wrong with it, without what was found there."""
     first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"]))
-    return f"{f'{field}: ' if field else ''}{first['msg']}"
+    field = ".".join(map(str, first["loc"]))[:LONGEST]
+    return f"{f'{field}: ' if field else ''}{first['msg'][:LONGEST]}"
 
 
 def lines_of(path: Path, *, most: int = MOST, most_line: int = MOST_LINE) -> Iterator[tuple[int, bytes]]:

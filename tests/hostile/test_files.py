@@ -4,6 +4,7 @@
 files are those of `hostile(case, folder, number)`.
 """
 
+import json
 import os
 import resource
 import shutil
@@ -19,6 +20,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from api import receipts, sessions
+from api.auth import load_keys
+from daemon import importing
+from daemon.batteries import operator_probes
+from daemon.config import load
+from judge.evaluate import read_pairs
+from policies import spec
+from store.copying import holdings
 from store.db import Store
 from store.errors import HonedError
 from tests.api.conftest import URL
@@ -174,3 +182,55 @@ def test_any_receipt_or_cookie_is_none_of_ours() -> None:
                 receipts.verify(text, secret, now=1.0)
             with pytest.raises(HonedError):
                 sessions.verify(text, (), secret, now=1.0)
+
+
+def read(path: Path, content: bytes, reader: Callable[[Path], object]) -> None:
+    path.write_bytes(content)
+    reader(path)
+
+
+PROBE = '{"prompt": "Hi", "must": [%s]}'
+
+
+@pytest.mark.parametrize(
+    ("reader", "content"),
+    [
+        (lambda path: load(path, {}), b"[api]\nport = " + b"1" * 5000),
+        (lambda path: load(path, {}), b"a = " + b"[" * 50_000),
+        (load_keys, b"key = " + b"1" * 5000),
+        (load_keys, b"key = " + b"[" * 50_000),
+        (operator_probes, (PROBE % '"a{99999999999999999999}"').encode()),
+        (operator_probes, (PROBE % f'"{"(" * 50_000}"').encode()),
+        (operator_probes, (PROBE % '"[[a]"').encode()),
+        (read_pairs, b'{"prompt": ' + b"[" * 100_000),
+        (
+            lambda path: spec.read_progress(path.read_bytes(), path),
+            b'{"phase": "a", "done": 1' + b"0" * 400 + b"}",
+        ),
+    ],
+)
+def test_what_once_broke_a_reader_is_refused(
+    tmp_path: Path, reader: Callable[[Path], object], content: bytes
+) -> None:
+    with pytest.raises(HonedError) as error:
+        read(tmp_path / "file", content, reader)
+    assert len(str(error.value)) < 2000
+
+
+def test_a_chat_whose_name_is_no_text_is_a_bad_row(tmp_path: Path) -> None:
+    row = {**cases.RATED, "meta": {"message_id": "m2", "chat_id": "\ud800"}}
+    (tmp_path / "rated.json").write_text(json.dumps([row, cases.RATED]))
+    found = importing.read([tmp_path / "rated.json"])
+    assert len(found.said) == 1 and "lone surrogate" in found.bad[0]
+
+
+def test_a_database_whose_text_is_none_is_a_damaged_one(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    saved = cases.backups(tmp_path / "made").files["honed.db"][0]
+    # The name of a column in the schema, which SQLite quotes when it complains of it.
+    at = (
+        saved.index(b"create table audit") if b"create table audit" in saved else saved.index(b"CREATE TABLE")
+    )
+    (tmp_path / "honed.db").write_bytes(saved[:at] + b'"\xef\x05' + saved[at + 3 :])
+    with pytest.raises(HonedError, match=r"honed\.db"):
+        holdings(tmp_path / "honed.db")
