@@ -26,9 +26,8 @@ class Head:
 
     def __init__(self, linear: nn.Linear, *, packed: bool = False) -> None:
         self.weight = linear.weight.detach()
-        self.bias = None if linear.bias is None else linear.bias.detach()
         weights = self.weight.split(TILE)
-        biases = [None] * len(weights) if self.bias is None else self.bias.split(TILE)
+        biases = [None] * len(weights) if linear.bias is None else linear.bias.detach().split(TILE)
         self.tiles = [
             Product(weight, bias, packed=packed, backward=True)
             for weight, bias in zip(weights, biases, strict=True)
@@ -68,6 +67,15 @@ class _Softmax:
         return self.top + self.total.log()
 
 
+def _within(local: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Which targets (N,), counted from a tile's first entry, it has; and their logits (anything for the others).
+
+    Taken from the logits that are summed, not made anew: in half precision a probability would exceed 1.
+    """
+    size = logits.shape[1]
+    return (local >= 0) & (local < size), logits.gather(-1, local.clamp(0, size - 1)[:, None])[:, 0]
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """log softmax(h W' + b)[target], with the gradient to h found in the forward pass.
 
@@ -84,18 +92,18 @@ class _TokenLogprobs(torch.autograd.Function):
         for at in range(0, len(hidden), ROWS):
             rows, chosen = hidden[at : at + ROWS], targets[at : at + ROWS]
             softmax, mean = _Softmax(rows), torch.zeros_like(rows, dtype=torch.float32)
+            picked = torch.zeros_like(softmax.top)
             for tile in head.tiles:
                 logits = tile.forward(rows).float()
+                picked = torch.where(*_within(chosen, logits), picked)
+                chosen = chosen - logits.shape[1]
                 factor = softmax.add(logits)
                 if wanted:
                     mean.mul_(factor).add_(tile.backward(logits.to(tile.weight.dtype)))
-            aim = head.weight[chosen]
-            logit = (rows.float() * aim.float()).sum(-1)
-            if head.bias is not None:
-                logit += head.bias[chosen]
-            out[at : at + ROWS] = logit - softmax.log_total()
+            out[at : at + ROWS] = picked - softmax.log_total()
             if slope is not None:
-                slope[at : at + ROWS] = aim - mean.div_(softmax.total[:, None])
+                mean.div_(softmax.total[:, None])
+                slope[at : at + ROWS] = head.weight[targets[at : at + ROWS]] - mean
         if slope is not None:
             ctx.save_for_backward(slope)
         return out

@@ -60,10 +60,12 @@ def test_logits_of_all_tiles_equal_the_layers(linear: nn.Linear, head: Head) -> 
 
 
 def test_log_probabilities_in_half_precision_come_out_in_single(linear: nn.Linear) -> None:
-    hidden, targets = states(1).bfloat16(), torch.arange(41)
-    found = token_logprobs(hidden, targets, Head(linear.bfloat16()))
+    hidden = states(1).bfloat16() * 40  # sure of what comes next
+    targets = linear.bfloat16()(hidden).argmax(-1)
+    found = token_logprobs(hidden, targets, Head(linear))
     wanted = linear(hidden).float().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     assert found.dtype == torch.float32
+    assert (found <= 0).all()
     torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
 
 
