@@ -255,21 +255,22 @@ class Loop:
     async def expire(self) -> None:
         """Once a day, let go what is older than it may get; not beside a trainer, which reads its run directory."""
         runtime, now = self.runtime, self.runtime.clock()
-        days = runtime.config.store.privacy.keep_days
-        if not days or self.task is not None or time.monotonic() < self._expire_again:
+        days, runs = runtime.config.store.privacy.keep_days, runtime.config.store.keep_runs_days
+        if not (days or runs) or self.task is not None or time.monotonic() < self._expire_again:
             return
         self._expire_again = time.monotonic() + EXPIRE_AGAIN
         jumped = retention.jump(self._began, (now, retention.uptime()))
         if abs(jumped) > retention.JUMP:
             log.error(
-                "the clock jumped by %.1f hours while honed ran: what is old is not scrubbed", jumped / 3600
+                "the clock jumped by %.1f hours while honed ran: nothing is let go as old", jumped / 3600
             )
             return
         try:
-            if await asyncio.to_thread(retention.due, runtime.store, now, days):
+            if await asyncio.to_thread(retention.due, runtime.store, now, max(days, runs)):
+                await asyncio.to_thread(retention.prune, runtime.store, runtime.directory, now, runs)
                 await asyncio.to_thread(retention.expire, runtime.store, runtime.directory, now, days)
         except Exception:
-            log.exception("what is older than %g days could not be scrubbed; tried again later", days)
+            log.exception("what is old could not be let go; tried again later")
 
     async def _pause(self, intent: Intent) -> None:
         await self._set_paused(intent, paused=True)

@@ -1,6 +1,9 @@
-"""Retention: words are not kept for longer than `store.privacy.keep_days`, unless something served rests on them."""
+"""Retention: words are not kept for longer than `store.privacy.keep_days`, unless something served rests on them, and
+folders of iterations that came to nothing not for longer than `store.keep_runs_days`.
+"""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -19,7 +22,7 @@ MAY_SERVE = SERVABLE | {AdapterStatus.HELD, AdapterStatus.CANARY, AdapterStatus.
 
 
 def due(store: Store, now: float, keep_days: float) -> bool:
-    """Once a day, where there is a limit."""
+    """Once a day, where there is a limit (the larger of both)."""
     return keep_days > 0 and not 0 <= now - float(store.state.get(STATE, 0.0)) < DAY
 
 
@@ -52,12 +55,37 @@ def needed(store: Store) -> frozenset[str]:
     return store.forgetting.behind(iterations, prompts)
 
 
+def useless(store: Store, before: float) -> frozenset[int]:
+    """Iterations that ended before a time and have no adapter that answers people, or may yet."""
+    may_serve = {one.iteration for one in store.adapters.list() if one.status in MAY_SERVE}
+    return store.iterations.ended(before) - may_serve
+
+
+def prune(store: Store, directory: Path, now: float, keep_runs_days: float) -> int:
+    """Delete the folders of iterations that came to nothing and are older. Returns how many; 0 days deletes none.
+
+    Nobody reads a folder once its iteration has ended but who loads its adapter.
+    """
+    if not keep_runs_days:
+        return 0
+    numbers = useless(store, now - keep_runs_days * DAY)
+    gone = [run for run in forget_files.runs(directory) if forget_files.number_of(run) in numbers]
+    for run in gone:
+        shutil.rmtree(run)
+    if gone:
+        reason = f"older than store.keep_runs_days = {keep_runs_days:g}, and of no adapter that may be served"
+        names = {"folders": [run.name for run in gone]}
+        subject = f"{len(gone)} iterations' folders"
+        store.audit.add(actor="retention", action="prune", subject=subject, reason=reason, details=names)
+    return len(gone)
+
+
 def expire(store: Store, directory: Path, now: float, keep_days: float) -> int:
-    """Scrub what is older, in the database and in files. Returns how many answers lost their words.
+    """Scrub what is older, in the database and in files. Returns how many answers lost words; 0 days scrubs none.
 
     Nothing may be training: run directories are cleaned.
     """
-    held = store.forgetting.older(now - keep_days * DAY, keep=needed(store))
+    held = store.forgetting.older(now - keep_days * DAY, keep=needed(store)) if keep_days else None
     count = 0
     if held:
         iterations = store.forgetting.iterations(held)

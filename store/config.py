@@ -45,5 +45,9 @@ class StoreConfig(BaseModel):
 
     directory: Path = Field(default=Path("var"))
     """State directory: database, models, run directories with their adapters. One service at a time holds it."""
+    keep_runs_days: float = Field(default=30, ge=0)
+    """Days after which an iteration's folder goes whose adapter can never be served (rejected, failed, aborted,
+    retired), its training data and log with it; looked at once a day. What was measured stays in the database.
+    0: kept for ever."""
     privacy: PrivacyConfig = PrivacyConfig()
     """What is not kept."""

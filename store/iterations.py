@@ -100,6 +100,11 @@ class Iterations:
         rows = self._session.rows(sql, {"before": before, "limit": limit})
         return [iteration_of(row) for row in rows]
 
+    def ended(self, before: float) -> frozenset[int]:
+        """Numbers of those that ended before a time."""
+        sql = "select id from iterations where finished_at < :before"
+        return frozenset(row[0] for row in self._session.rows(sql, {"before": before}))
+
     def running(self) -> Iteration | None:
         """The one the loop works on; one in canary waits for people only."""
         sql = f"select {COLUMNS} from iterations where stage not in ({SETTLED}) order by id desc limit 1"

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from daemon.config import Config
+from daemon.gate import Outcome
 from daemon.loop import Loop
-from daemon.retention import DAY, due, expire
+from daemon.retention import DAY, due, expire, prune
 from daemon.runtime import Runtime
 from policies.fake_engine import FakeEngine, FakeLimits
 from store.db import Store
@@ -142,3 +143,49 @@ def test_a_clock_that_jumps_while_honed_runs_makes_nothing_old(
 def test_what_a_clock_ahead_wrote_down_puts_nothing_off(store: Store) -> None:
     store.state.set("retention", NOW + 365 * DAY)
     assert due(store, NOW, 30)
+
+
+@pytest.fixture
+def runs(runtime: Runtime) -> Runtime:
+    """Folders of an iteration that is served, one that was refused, one that goes on, and one that nobody knows."""
+    store = runtime.store
+
+    async def work() -> None:
+        await settle_one(runtime, ONE)
+        await settle_one(runtime, "it0002-00000002", Outcome.REJECT)
+
+    run(work, runtime)
+    store.iterations.begin(trigger="test", incumbent=ONE, config={})
+    for name in ("0001", "0002", "0002-rebuild", "0003", "0099"):
+        folder = runtime.directory / "iterations" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "examples.jsonl").write_text("{}\n")
+    return runtime
+
+
+def folders(runtime: Runtime) -> list[str]:
+    return sorted(path.name for path in (runtime.directory / "iterations").iterdir())
+
+
+def test_folders_of_iterations_that_came_to_nothing_go(runs: Runtime) -> None:
+    now = runs.clock()
+    everything = ["0001", "0002", "0002-rebuild", "0003", "0099"]
+    assert prune(runs.store, runs.directory, now + 29 * DAY, 30) == 0
+    assert prune(runs.store, runs.directory, now + 365 * DAY, 0) == 0
+    assert folders(runs) == everything
+    assert prune(runs.store, runs.directory, now + 31 * DAY, 30) == 2
+    assert folders(runs) == ["0001", "0003", "0099"]
+    entry = runs.store.audit.list()[0]
+    assert (entry.action, entry.details) == ("prune", {"folders": ["0002", "0002-rebuild"]})
+    assert prune(runs.store, runs.directory, now + 31 * DAY, 30) == 0
+
+
+def test_an_adapter_that_may_come_back_keeps_its_folder(runs: Runtime) -> None:
+    later = runs.clock() + 365 * DAY
+    runs.store.adapters.activate(None, actor="t", reason="t")
+    prune(runs.store, runs.directory, later, 30)
+    assert "0001" in folders(runs)
+    runs.store.adapters.activate(ONE, actor="t", reason="t")
+    runs.store.adapters.activate(None, actor="t", reason="t", retire_as=AdapterStatus.RETIRED)
+    prune(runs.store, runs.directory, later, 30)
+    assert "0001" not in folders(runs)
