@@ -61,6 +61,10 @@ class Side:
                 return
             if "piece" in line:
                 self.pieces.setdefault(line["piece"], []).append(line)
+                print(
+                    f"{self.name}: {line['piece']}, {line['wall']:.1f} s, {line['cpu']:.1f} of CPU",
+                    file=sys.stderr,
+                )
             else:
                 self.told |= line
         if self.process.wait() != 0:
@@ -107,10 +111,11 @@ def take_turns(sides: list[Side]) -> None:
 
 def snapshot(kind: str, model: Path, digest: str, options: argparse.Namespace) -> Snapshot:
     asked = answers("asked")
-    examples = {
-        "kto": lambda: thumbs(asked, noise=NOISE, seed=options.seed),
-        "dpo": lambda: comparisons(asked, seed=options.seed),
-    }[kind]()[: options.examples]
+    examples: list[Any]
+    if kind == "kto":
+        examples = list(thumbs(asked, noise=NOISE, seed=options.seed)[: options.answers])
+    else:
+        examples = list(comparisons(asked, seed=options.seed)[: options.answers // 2])
     spec = Spec(
         iteration=1,
         version="it0001-bench",
@@ -126,7 +131,7 @@ def snapshot(kind: str, model: Path, digest: str, options: argparse.Namespace) -
         seed=options.seed,
     )
     heldout = thumbs(answers("never_asked"), noise=0.0, seed=options.seed)
-    return Snapshot(spec=spec, examples=list(examples), heldout=heldout, probes=[])
+    return Snapshot(spec=spec, examples=examples, heldout=heldout, probes=[])
 
 
 def paired(ours: Side, theirs: Side, clock: str) -> float:
@@ -239,7 +244,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", nargs="+", default=["kto", "dpo"], choices=["kto", "dpo"])
-    parser.add_argument("--examples", type=int, default=96)
+    parser.add_argument("--answers", type=int, default=96, help="votes, or answers in pairs of two")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=7e-4)
     parser.add_argument(

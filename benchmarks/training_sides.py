@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import json
 import resource
+import statistics
 import sys
 import time
 import warnings
@@ -29,7 +30,7 @@ from policies.batches import Encoder, Item, Pair, Thumb
 from policies.chat import load_tokenizer
 from policies.heldout import heldout_metrics
 from policies.learn import learn
-from policies.learner import Learner, load_learner
+from policies.learner import load_learner
 from policies.objective import prepare
 from policies.spec import Snapshot, Spec, read_snapshot
 
@@ -234,24 +235,20 @@ def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any
     model.save_pretrained(run_dir / "trl" / ADAPTER)
 
 
-def agreement(learner: Learner, snapshot: Snapshot, adapter: Path) -> dict[str, float]:
-    """AUC of a finished adapter's change of log-probability on votes that nobody trained on, and its 90% interval."""
-    encoder = Encoder(load_tokenizer(Path(snapshot.spec.model)), snapshot.spec.max_length)
-    votes = [encoder.thumb(example) for example in snapshot.heldout]
-    votes = [vote for vote in votes if vote.row.answer]
-    rows = [vote.row for vote in votes]
-    learner.read(read_tensors(adapter))
-    change = learner.sums(rows) - learner.sums(rows, view="base")
-    found = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change.tolist(), strict=True)])
-    return {**found, "mean_change": float(change.mean())}
-
-
 def judge(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
-    """Measure both adapters with the same code."""
+    """Tell of both adapters, measured by the same code, the AUC of the change of log-probability on votes that nobody
+    trained on, and its 90% interval.
+    """
     learner = load_learner(snapshot.spec)
+    encoder = Encoder(load_tokenizer(Path(snapshot.spec.model)), snapshot.spec.max_length)
+    votes = [vote for vote in map(encoder.thumb, snapshot.heldout) if vote.row.answer]
+    rows = [vote.row for vote in votes]
+    base = learner.sums(rows, view="base")
     for side in ("honed", "trl"):
-        if (run_dir / side / ADAPTER).is_dir():
-            turns.say(side=side, **agreement(learner, snapshot, run_dir / side / ADAPTER))
+        learner.read(read_tensors(run_dir / side / ADAPTER))
+        change = (learner.sums(rows) - base).tolist()
+        found = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
+        turns.say(side=side, **found, mean_change=statistics.fmean(change))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
