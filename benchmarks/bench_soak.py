@@ -47,6 +47,8 @@ RESULTS = Path(__file__).parent / "results" / "soak.json"
 #: A long life shows slow growth; the others, how it goes on after a stop and after a kill.
 LIVES = (0.4, 0.15, 0.15, 0.15, 0.15)
 SAMPLE_SECONDS = 5.0
+#: Of the run, before memory counts at all.
+FILLED = 0.25
 #: Of a life, before its memory counts; short lives of a trial run have a fifth of theirs.
 WARM_UP = 180.0
 PEOPLE = 4
@@ -195,7 +197,8 @@ def figures_of(
         "lives": lives,
         "warm_up_s": warm_up,
         "samples": len(samples),
-        "slopes": slopes(samples, warm_up=warm_up),
+        "filled_at_s": round(FILLED * samples[-1].at),
+        "slopes": slopes(samples, warm_up=warm_up, filled_at=FILLED * samples[-1].at),
         "memory_mib": by_life(samples, lambda one: one.rss / MIB),
         "memory_mib_each_minute": {
             str(life): [round(value) for _, value in points]

@@ -115,25 +115,41 @@ def settled(
     return lives
 
 
-def slopes(samples: Sequence[Sample], *, warm_up: float) -> dict[str, Any]:
-    """Slopes of what must not grow and of what may, per life and pooled."""
-    values: dict[str, Callable[[Sample], float]] = {
-        "rss_mib": lambda one: one.rss / MIB,
-        "pss_mib": lambda one: one.pss / MIB,
-        "fds": lambda one: one.fds,
-        "threads": lambda one: one.threads,
-        "database_mib": lambda one: one.database / MIB,
-        "wal_mib": lambda one: one.wal / MIB,
-        "state_mib": lambda one: one.state / MIB,
-    }
+VALUES: dict[str, Callable[[Sample], float]] = {
+    "rss_mib": lambda one: one.rss / MIB,
+    "pss_mib": lambda one: one.pss / MIB,
+    "fds": lambda one: one.fds,
+    "threads": lambda one: one.threads,
+    "database_mib": lambda one: one.database / MIB,
+    "wal_mib": lambda one: one.wal / MIB,
+    "state_mib": lambda one: one.state / MIB,
+}
+#: What an iteration reads at most (`feedback.max_examples`) is what a new installation has after some thousand votes
+#: only, and so long memory grows by right: the run's first part does not count for these.
+FILLING = ("rss_mib", "pss_mib")
+
+
+def slopes(samples: Sequence[Sample], *, warm_up: float, filled_at: float = 0.0) -> dict[str, Any]:
+    """Slopes of what must not grow and of what may, per life and pooled.
+
+    Args:
+        samples: of all lives.
+        warm_up: seconds of each life that do not count.
+        filled_at: seconds of the run that do not count for `FILLING`.
+    """
     found = {}
-    for name, value in values.items():
-        lives = settled(samples, value, warm_up=warm_up)
-        found[name] = {
-            "pooled": shown(theil_sen(lives.values())),
-            "lives": {str(life): shown(theil_sen([points])) for life, points in lives.items()},
-        }
+    for name, value in VALUES.items():
+        counted = [one for one in samples if name not in FILLING or one.at >= filled_at]
+        found[name] = told(settled(counted, value, warm_up=warm_up))
     return found
+
+
+def told(lives: Mapping[int, Sequence[tuple[float, float]]]) -> dict[str, Any]:
+    """The slopes of one value, pooled and per life."""
+    return {
+        "pooled": shown(theil_sen(lives.values())),
+        "lives": {str(life): shown(theil_sen([points])) for life, points in lives.items()},
+    }
 
 
 def shown(slope: Slope | None) -> dict[str, float] | None:

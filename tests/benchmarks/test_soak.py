@@ -79,6 +79,17 @@ def test_slopes_are_told_per_life_and_pooled() -> None:
     assert 0.0 < found["pooled"]["per_hour"] < 720.0
 
 
+def test_memory_counts_once_what_an_iteration_reads_at_most_is_there() -> None:
+    samples = [replace(BASE, at=10.0 * n, age=10.0 * n, rss=min(100 + n, 400) * MIB) for n in range(400)]
+    early = slopes(samples, warm_up=0.0)["rss_mib"]["pooled"]
+    late = slopes(samples, warm_up=0.0, filled_at=3000.0)["rss_mib"]["pooled"]
+    assert early["per_hour"] > 0 and late["per_hour"] == 0.0
+    rising = [replace(one, fds=int(one.at)) for one in samples]
+    assert slopes(rising, warm_up=0.0, filled_at=1e6)["fds"]["pooled"]["per_hour"] == pytest.approx(
+        3600, rel=0.01
+    )
+
+
 def test_percentiles_are_of_the_nearest_rank() -> None:
     assert [percentile([4.0, 1.0, 3.0, 2.0], share) for share in (0.25, 0.5, 0.95, 1.0)] == [
         1.0,
