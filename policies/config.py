@@ -152,7 +152,7 @@ class TrainConfig(BaseModel):
     """Frozen base weights: auto is bfloat16 on a GPU, float32 on a CPU."""
     seed: int = Field(default=0, ge=0)
     """Seed of everything random in a run; the iteration's number is added."""
-    free_memory_mb: int = Field(default=1024, ge=0)
+    free_memory_mb: int = Field(default=1536, ge=0)
     """MiB that must be free before a trainer starts, on the GPU where there is one; with less the iteration fails and
     its votes wait. Give a GPU what the model in bfloat16, activations and logits take. 0: do not look."""
     stall_seconds: float = Field(default=1800, gt=0)
