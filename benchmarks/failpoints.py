@@ -39,6 +39,7 @@ from benchmarks.failpoint_checks import check, check_served
 from benchmarks.failpoint_segments import SEGMENTS, Segment, prepare
 from benchmarks.failpoint_world import Died, World
 from store.failpoints import AND, NAMED, PRIMITIVES
+from store.records import Stage
 from tests.integration import warm
 from tests.tiny import make_tiny_model
 
@@ -177,15 +178,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     """Deaths by stage and kind of point, as Markdown."""
     counts: Counter[tuple[str, str]] = Counter()
     order = {each.name: number for number, each in enumerate(SEGMENTS)}
-    names = sorted({(order[row["segment"]], row["row"]) for row in rows})
+    stages = {f", {stage}": number for number, stage in enumerate(Stage)}
+    names = sorted(
+        {
+            (order[row["segment"]], stages.get(row["row"].removeprefix(row["segment"]), -1), row["row"])
+            for row in rows
+        }
+    )
     for row in rows:
         kind = "named" if row["point"] in NAMED else row["point"].split(".")[0]
         counts[row["row"], kind] += 1
     lines = [f"| stage | {' | '.join(COLUMNS)} | all |", f"|---|{'---:|' * (len(COLUMNS) + 1)}"]
-    for _, name in names:
+    for _, _, name in names:
         own = [counts[name, kind] for kind in COLUMNS]
         lines.append(f"| {name} | {' | '.join(str(each or '') for each in own)} | {sum(own)} |")
-    whole = [sum(counts[name, kind] for _, name in names) for kind in COLUMNS]
+    whole = [sum(counts[name, kind] for _, _, name in names) for kind in COLUMNS]
     lines.append(f"| all | {' | '.join(map(str, whole))} | {sum(whole)} |")
     return "\n".join(lines)
 
