@@ -47,6 +47,8 @@ RESULTS = Path(__file__).parent / "results" / "soak.json"
 #: A long life shows slow growth; the others, how it goes on after a stop and after a kill.
 LIVES = (0.4, 0.15, 0.15, 0.15, 0.15)
 SAMPLE_SECONDS = 5.0
+#: Opinions an iteration looks at: memory grows until there are as many.
+HISTORY = 4000
 #: Of the run, before memory counts at all.
 FILLED = 0.25
 #: Of a life, before its memory counts; short lives of a trial run have a fifth of theirs.
@@ -131,7 +133,7 @@ def live(world: World, watch: Watch, service: Service, seconds: float, how: sign
 def soak(folder: Path, *, minutes: float, seed: int) -> dict[str, Any]:
     """The whole run; returns its figures."""
     state, model = folder / "state", make_tiny_model(folder / "model")
-    overrides = {"HONED_DAEMON__SCHEDULE__TICK_SECONDS": "0.5"}
+    overrides = {"HONED_DAEMON__SCHEDULE__TICK_SECONDS": "0.5", "HONED_FEEDBACK__MAX_HISTORY": str(HISTORY)}
     environment = {**os.environ, **QUICK, **overrides, "HONED_STORE__DIRECTORY": str(state)}
     world = World(seed, Ledger(folder / "acknowledged.jsonl"))
     watch = Watch(world, state)

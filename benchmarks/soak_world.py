@@ -20,6 +20,9 @@ from benchmarks.soak_report import Timing
 
 #: Seconds an answer may take before it counts as hung.
 PATIENCE = 60.0
+#: Seconds after which a connection that rested is opened anew: the service closes those that rest for five, and what
+#: is sent just then meets a closed door.
+REST = 3.0
 
 
 class Cut(Exception):
@@ -97,7 +100,7 @@ class Wire:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.life = 0
+        self.life, self.used = 0, 0.0
         self._connection: http.client.HTTPConnection | None = None
 
     def open(self) -> http.client.HTTPConnection:
@@ -109,7 +112,9 @@ class Wire:
         while not self.world.up.wait(0.5):
             if self.world.over.is_set():
                 raise Cut("over")
-        if self._connection is None or self.life != self.world.life:
+        rested = time.monotonic() - self.used > REST
+        self.used = time.monotonic()
+        if self._connection is None or rested or self.life != self.world.life:
             self.close()
             parts = urlsplit(self.world.url)
             self.life = self.world.life

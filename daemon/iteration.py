@@ -147,10 +147,11 @@ def preferences_now(
     """
     store, config = runtime.store, runtime.config.feedback
     now = runtime.clock()
-    fresh = {target(item) for item in store.feedback.unused(before=now)}
+    fresh = store.feedback.unused_answers(before=now)
     # Everything said about an answer that anything new was said about: a thumb that trained before still outranks
     # the retry that came after it.
-    evidence = [item for item in store.feedback.live(before=now) if target(item) in fresh]
+    said = store.feedback.live(before=now, most=config.max_history)
+    evidence = [item for item in said if target(item) in fresh]
     named = store.completions.get_all(e.feedback.value for e in evidence if isinstance(e.feedback.value, str))
     others = {key: completion for key, completion in named.items() if completion.stored}
     against = background_now(runtime) if background is None else background

@@ -141,7 +141,7 @@ def held_to(judged: Judged, incumbent: str | None) -> Judged:
 def ever_said(runtime: Runtime) -> Preferences:
     """Everything people ever said on the training side, learned from or not: it outranks a judge for good."""
     store, config = runtime.store, runtime.config.feedback
-    evidence = store.feedback.live(before=runtime.clock())
+    evidence = store.feedback.live(before=runtime.clock(), most=config.max_history)
     named = store.completions.get_all(e.feedback.value for e in evidence if isinstance(e.feedback.value, str))
     others = {key: completion for key, completion in named.items() if completion.stored}
     everything = max(config.max_examples, 2 * len(evidence), 2)

@@ -43,7 +43,7 @@ async def yardstick(runtime: Runtime) -> tuple[Humans, Recorded]:
     bounds = config.judge.licence
 
     def read() -> tuple[Humans, Recorded]:
-        evidence = store.feedback.live(before=runtime.clock())
+        evidence = store.feedback.live(before=runtime.clock(), most=config.feedback.max_history)
         # More than count: the same label given twice (a file sent again) counts once.
         labels = store.labels.recent(4 * bounds.max_labels)
         named = {item.feedback.value for item in evidence if isinstance(item.feedback.value, str)}

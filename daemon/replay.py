@@ -54,7 +54,7 @@ def look_back(
     """Read what may be replayed beside this new evidence, and what may be an anchor."""
     store, config = runtime.store, runtime.config.feedback
     new = build(evidence, others, config.model_copy(update={"principal_share_floor": 1.0}), background)
-    live = store.feedback.live(before=runtime.clock())
+    live = store.feedback.live(before=runtime.clock(), most=config.max_history)
     named = store.completions.get_all(e.feedback.value for e in live if isinstance(e.feedback.value, str))
     known = {key: completion for key, completion in named.items() if completion.stored}
     fresh = {(item.feedback.completion_id, item.feedback.choice_index) for item in evidence}

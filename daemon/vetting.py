@@ -38,7 +38,7 @@ def background_now(runtime: Known) -> Background:
 
 def background_of(store: Store, config: FeedbackConfig, *, before: float | None = None) -> Background:
     """The same, of what was said before a time, or up to now."""
-    said = store.feedback.spoken(before=before)
+    said = store.feedback.spoken(before=before, most=config.max_history)
     found = vetted(store, config, said)
     held = {*found.held, *(one.feedback_id for one in store.quarantine.held())}
     return replace(

@@ -96,6 +96,9 @@ class FeedbackConfig(BaseModel):
     iteration: votes of one sign alone teach no difference."""
     max_examples: int = Field(default=2000, ge=2)
     """The newest examples an iteration takes at the most."""
+    max_history: int = Field(default=20_000, ge=100)
+    """The newest opinions an iteration looks at, to train on or repeat them, and to hold judges and people against.
+    Older ones are kept and exported. Looking at one takes some 5 kB of memory."""
     max_heldout: int = Field(default=200, ge=2)
     """The newest never-train answers an iteration is tested on at the most."""
     principal_share_floor: float = Field(default=0.02, gt=0, le=1)

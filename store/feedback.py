@@ -128,17 +128,29 @@ class FeedbackLog:
         )
         return {event.id: event for event in found}
 
-    def live(self, *, before: float | None = None) -> list[Evidence]:
-        """Everything that counts now, with its answer, oldest first. What is in quarantine does not count."""
-        return self._evidence(LIVE, before)
+    def live(self, *, before: float | None = None, most: int | None = None) -> list[Evidence]:
+        """Everything that counts now, with its answer, oldest first; what is in quarantine does not.
 
-    def spoken(self, *, before: float | None = None) -> list[Evidence]:
-        """What counts now and what is in quarantine, oldest first."""
-        return self._evidence(SPOKEN, before)
+        Args:
+            before: only what was said before that time.
+            most: only the newest so many.
+        """
+        return self._evidence(LIVE, before, most)
+
+    def spoken(self, *, before: float | None = None, most: int | None = None) -> list[Evidence]:
+        """What counts now and what is in quarantine, oldest first; `most`: the newest so many."""
+        return self._evidence(SPOKEN, before, most)
 
     def unused(self, *, before: float | None = None) -> list[Evidence]:
         """What counts and trained no adapter that was kept. Testing on an event does not use it up."""
         return self._evidence(LIVE + UNSPENT, before)
+
+    def unused_answers(self, *, before: float | None = None) -> set[tuple[str, int]]:
+        """The answers (completion, choice) that anything `unused` is about."""
+        rows = self._session.rows(
+            f"select distinct f.completion_id, f.choice_index {LIVE + UNSPENT}", among(before)
+        )
+        return {(row[0], row[1]) for row in rows}
 
     def learned(self) -> set[str]:
         """Ids of the events that trained an adapter which came to be served and was not rolled back."""
@@ -158,15 +170,18 @@ class FeedbackLog:
         rows = self._session.rows(f"select {COLUMNS} from {tail}", parameters)
         return [feedback_of(row) for row in rows]
 
-    def _evidence(self, condition: str, before: float | None) -> list[Evidence]:
+    def _evidence(self, condition: str, before: float | None, most: int | None = None) -> list[Evidence]:
         names = ", ".join(f"f.{name.strip()}" for name in COLUMNS.split(","))
-        rows = self._session.rows(
-            f"select {names} {condition} order by f.seq",
-            {"before": before, "sources": json.dumps([source.value for source in SPOKEN_OF])},
-        )
-        events = [feedback_of(row) for row in rows]
+        newest = "" if most is None else f" desc limit {most:d}"
+        rows = self._session.rows(f"select {names} {condition} order by f.seq{newest}", among(before))
+        events = [feedback_of(row) for row in (rows if most is None else reversed(rows))]
         answers = Completions(self._session).get_all(event.completion_id for event in events)
         return [Evidence(event, answers[event.completion_id]) for event in events]
+
+
+def among(before: float | None) -> dict[str, float | str | None]:
+    """The parameters of `SPOKEN`."""
+    return {"before": before, "sources": json.dumps([source.value for source in SPOKEN_OF])}
 
 
 def add(db: Database, feedback: Feedback, idempotency_key: str | None) -> Feedback:

@@ -1,5 +1,6 @@
 """What goes into an iteration's snapshot beside new feedback, and what is written down of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,24 @@ def test_a_later_one_repeats_a_quarter_and_anchors_to_base(runtime: Runtime) -> 
         assert [one.id for one in store.iterations.trained_by(anchored)] == [it.id]
 
     run(work, runtime)
+
+
+def test_only_the_newest_history_is_looked_at(runtime: Runtime) -> None:
+    store = runtime.store
+    config = runtime.config.model_copy(
+        update={"feedback": runtime.config.feedback.model_copy(update={"max_history": 14})}
+    )
+    short = replace(runtime, config=config)
+
+    async def work() -> None:
+        vote(store, *names("old", 20))
+        await collected(short)
+        vote(store, *names("new", 12))
+        _, snapshot = await collected(short, Stage.REJECTED)
+        found = forms(snapshot)["kto"]
+        assert set(names("new", 12)) <= found <= {*names("new", 12), "old18", "old19"}
+
+    run(work, short)
 
 
 def test_the_same_iteration_collected_again_repeats_the_same(runtime: Runtime) -> None:

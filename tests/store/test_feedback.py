@@ -125,6 +125,20 @@ def test_live_takes_events_before_a_time(answered: Store) -> None:
     assert answered.feedback.count(since=5.0) == 1
 
 
+def test_live_takes_the_newest_so_many_oldest_first(answered: Store) -> None:
+    for name, answer in (("f1", "c1"), ("f2", "c2"), ("f3", "c3")):
+        if answer not in ("c1", "c2"):
+            answered.completions.begin(completion(answer))
+        answered.feedback.add(event(name, answer))
+    for read in (answered.feedback.live, answered.feedback.spoken):
+        assert [[item.feedback.id for item in read(most=most)] for most in (None, 3, 2, 0)] == [
+            ["f1", "f2", "f3"],
+            ["f1", "f2", "f3"],
+            ["f2", "f3"],
+            [],
+        ]
+
+
 @pytest.mark.parametrize(
     ("stage", "split", "used"),
     [
@@ -145,6 +159,7 @@ def test_feedback_is_used_once_an_adapter_that_was_kept_learned_from_it(
     answered.iterations.add_examples([Example(iteration.id, "f1", "c1", split, "kto", True, 1.0)])
     answered.iterations.move(iteration.id, stage)
     assert (answered.feedback.unused() == []) is used
+    assert (answered.feedback.unused_answers() == set()) is used
 
 
 def test_a_changed_vote_is_unused_again(answered: Store) -> None:

@@ -164,6 +164,8 @@ def test_any_order_of_events_is_what_a_dictionary_says(rng: random.Random, count
         run(store, model, [crowd.draw(number) for number in range(count)])
         check(store, model)
         assert [item.feedback for item in store.feedback.unused()] == model.live()
+        answers = {(one.completion_id, one.choice_index) for one in model.live()}
+        assert store.feedback.unused_answers() == answers
 
 
 def test_a_hundred_thousand_events_are_what_a_dictionary_says() -> None:
