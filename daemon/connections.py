@@ -152,7 +152,7 @@ def server_config(app: Any, settings: ApiConfig, *, room: int | None = None) -> 
     return uvicorn.Config(
         app,
         # uvicorn calls it as it would the class; its annotation knows classes only.
-        http=functools.partial(Connection, limits=limits),  # type: ignore[arg-type]
+        http=functools.partial(Connection, limits=limits),  # type: ignore[arg-type]  # uvicorn calls it like the class it asks for
         ws="none",
         lifespan="on",
         log_config=None,
