@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bench_soak import RESULTS
+from benchmarks.soak_page import BEGIN, PAGE, rewritten
 from benchmarks.soak_report import (
     HOUR,
     MIB,
@@ -156,6 +158,14 @@ def test_each_bound_breaks_by_itself(path: tuple[str, ...], value: Any, broken: 
         at = at[name]
     at[path[-1]] = value
     assert [one["name"] for one in verdict(figures, Bounds()) if not one["ok"]] == [broken]
+
+
+def test_what_the_docs_say_is_what_was_measured() -> None:
+    figures = json.loads(RESULTS.read_text())
+    text = PAGE.read_text()
+    assert BEGIN in text and rewritten(text, figures) == text, "run `python -m benchmarks.bench_soak --docs`"
+    worse = {**figures, "checks": [{"name": "x is flat", "ok": False, "detail": "9 an hour"}]}
+    assert "Not kept: x is flat (9 an hour)." in rewritten(text, worse)
 
 
 def test_the_ledger_is_on_disk_before_a_vote_counts(tmp_path: Path) -> None:
