@@ -29,11 +29,12 @@ def summary(figures: Mapping[str, Any]) -> str:
         f"{count} {stage.replace('_', ' ')}" for stage, count in sorted(figures["iterations"].items())
     )
     problems = ", ".join(f"{count} {name}" for name, count in votes["problems"].items())
+    ended = sum(figures["iterations"].values())
     loads = [row["load"] for row in figures["latency"] if row["load"] is not None]
     return (
         f"{figures['minutes']:g} minutes in {len(figures['lives'])} processes (ended by {ends}): "
         f"{counts['answers']:,} answers, {left:,} more whose reader left, {votes['acknowledged']:,} votes "
-        f"acknowledged: {problems}. {sum(figures['iterations'].values())} iterations ({stages}), {figures['swaps']} swaps of what "
+        f"acknowledged: {problems}. {ended} iterations ({stages}), {figures['swaps']} swaps of what "
         f"is served, {orders.get('rollback: done', 0)} rollbacks by hand, {figures['people_forgotten']} people "
         f"forgotten, {orders.get('backup: exit 0', 0)} backups. Refused requests: {refused(figures)}. The state "
         f"directory had {figures['disk_mib']['state']:g} MiB at the end. The machine's load average on "
