@@ -190,7 +190,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, SafetensorError) as error:
         with suppress(OSError):  # where the disk is full, the log may not take it
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return os.EX_IOERR
+        # Libraries raise OSError for a model that is none, too; the system's errors have a number.
+        return 1 if isinstance(error, OSError) and error.errno is None else os.EX_IOERR
     return 0
 
 

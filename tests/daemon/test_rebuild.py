@@ -305,7 +305,7 @@ def test_a_crash_between_the_two_runs_repeats_neither(runtime: Runtime, tmp_path
         assert (second / "trainer.log").is_file() and not (first / "trainer.log").exists()
         assert (ended.stage, ended.candidate) == (Stage.ACTIVE, version)
         (told,) = [e for e in runtime.store.audit.list() if e.action == "one of two failed"]
-        assert "the trainer ended with status 74" in told.reason
+        assert "the trainer ended with status 1: OSError" in told.reason
 
     run(work, runtime)
 
