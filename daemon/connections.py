@@ -6,7 +6,6 @@ take is `api.middleware.BodyLimit`'s, which can say so in an answer.
 """
 
 import asyncio
-import functools
 import json
 import resource
 from collections.abc import Mapping
@@ -137,6 +136,16 @@ def refusal(
     return [*headers.items(), *(more or {}).items()], body
 
 
+def within(limits: Limits) -> type[Connection]:
+    """The class uvicorn asks for, its limits known: uvicorn makes one for each connection and knows of none."""
+
+    class Within(Connection):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, limits=limits, **kwargs)
+
+    return Within
+
+
 async def full(_scope: Mapping[str, Any], _receive: Any, send: Any) -> None:
     """Answers whoever comes when every place is taken."""
     message = "too many connections (api.max_connections); come again"
@@ -151,8 +160,7 @@ def server_config(app: Any, settings: ApiConfig, *, room: int | None = None) -> 
     limits = Limits(most, settings.head_seconds, settings.unread_seconds)
     return uvicorn.Config(
         app,
-        # uvicorn calls it as it would the class; its annotation knows classes only.
-        http=functools.partial(Connection, limits=limits),  # type: ignore[arg-type]  # uvicorn calls it like the class it asks for
+        http=within(limits),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -313,7 +313,8 @@ class Inside:
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         return list(self.db.execute(sql, parameters).fetchall())
 
-    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the outer commit is the one that is guarded
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        del marks  # the outer commit is the one that is guarded
         return work(self.db)
 
     async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
@@ -329,7 +330,8 @@ class ReadOnly:
     def rows(self, sql: str, parameters: Parameters = ()) -> list[Row]:
         return self.readers.rows(sql, parameters)
 
-    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:  # noqa: ARG002 - the Session protocol
+    def write(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:
+        del work, marks  # the Session protocol's
         raise HonedError("this store was opened for reading only")
 
     async def write_async(self, work: Callable[[Database], T], *, marks: frozenset[str] = frozenset()) -> T:

@@ -29,7 +29,7 @@ from tests.integration.service import (
     thumb,
     wait_until,
 )
-from tests.power import trace
+from tests.power import needed
 
 pytestmark = pytest.mark.slow
 
@@ -38,9 +38,7 @@ WAL = f"{DATABASE}-wal"
 
 @pytest.fixture(scope="module", autouse=True)
 def strace() -> None:
-    why = trace.available()
-    if why is not None:
-        pytest.skip(why)
+    needed.strace()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from store.failpoints import PARENT
 from tests.integration.service import ROOT
@@ -130,8 +131,8 @@ def service(nest: Path) -> Callable[[], int | None]:
 
     def main() -> None:
         hatch = hatching(nest, asyncio.create_subprocess_exec)
-        asyncio.create_subprocess_exec = hatch  # type: ignore[assignment] - in this process, for this one caller
-        command("serve")()
+        with patch.object(asyncio, "create_subprocess_exec", hatch):
+            command("serve")()
 
     return main
 

@@ -1,6 +1,6 @@
 """Which past feedback is repeated, and which of base's answers are kept likely."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -156,9 +156,9 @@ def test_one_persons_share_is_capped_over_new_and_replayed_together() -> None:
     greedy = [said(about(f"g{i}"), "thumb", True, who="greedy") for i in range(8)]
     new, past = build(everybody, {}, ALL), pool_of(greedy)
     mix = mixed(new, past, floor=0.02)
-    weights = Counter[str]()
+    weights: defaultdict[str, float] = defaultdict(float)
     for item in mix.likings:
-        weights[item.events[0].principal] += item.weight  # type: ignore[assignment]
+        weights[item.events[0].principal] += item.weight
     assert weights["greedy"] / sum(weights.values()) == pytest.approx(share_cap(10, 0.02))
     assert mix.replayed == {item.feedback.id for item in greedy}
     assert [item.id for item in mix.likings[:8]] == [f"g{i}/0" for i in range(8)]

@@ -58,7 +58,7 @@ def test_an_anchors_gradient_is_its_weight_times_that_of_its_token_mean_nll(
     lesson = prepare(learner, items, spec)
     anchors = [item for item in items if isinstance(item, Anchor)]
     found = gradient(learner, lesson, spec, [list(anchors)])
-    sum(item.weight * plain_nll(learner, item.row) for item in anchors).backward()  # type: ignore[union-attr]
+    torch.stack([item.weight * plain_nll(learner, item.row) for item in anchors]).sum().backward()
     wanted = torch.cat(
         [torch.zeros(w.numel()) if w.grad is None else w.grad.flatten() for w in learner.weights()]
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.power import medium, trace
+from tests.power import medium, needed, trace
 from tests.power.disk import Disk
 from tests.power.medium import PAGE, Content, Cut
 
@@ -82,9 +82,7 @@ RENAMED = '    os.rename(at + "new", at + "final")\n'
 
 @pytest.fixture(scope="module")
 def recorder() -> Callable[[Path, str], Disk]:
-    why = trace.available()
-    if why is not None:
-        pytest.skip(why)
+    needed.strace()
 
     def play(work: Path, code: str) -> Disk:
         for name in ("root", "before"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.power import record, trace
+from tests.power import needed, record
 from tests.power.replay import Check, Recording, replay
 from tests.power.trace import Call
 
@@ -14,9 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recording, Check]]:
-    why = trace.available()
-    if why is not None:
-        pytest.skip(why)
+    needed.strace()
     yield record.store_alone(tmp_path_factory.mktemp("power"))
 
 
@@ -53,8 +51,7 @@ def test_without_one_of_the_syncs_it_would_not(
 def test_after_a_failed_sync_nothing_that_is_acknowledged_later_rests_on_what_it_left_in_memory(
     tmp_path: Path, after: str
 ) -> None:
-    if trace.available() is not None:
-        pytest.skip(str(trace.available()))
+    needed.strace()
     recording, check = record.refused_once(tmp_path / "recorded", after=after)
     found = replay(recording, check, tmp_path / "images", drawn=1, every=9)
     assert found.violations == []
