@@ -5,11 +5,13 @@ In a backup: the database as of one moment, the run directories with their adapt
 configuration names; the configuration; logs.
 
 A backup is taken beside a running service. A run directory without a manifest is being written just then: its inputs
-are taken, which never change, and the iteration trains again after a restore. All others do not change.
+are taken, which never change, and the iteration trains again after a restore. All others do not change, but may go:
+where somebody is forgotten after the database was copied, an adapter's files go with them, and all is copied again.
 """
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +33,14 @@ Row = dict[str, Any]
 INDEX = "backup.json"
 #: What a run directory holds from the moment its iteration trains on it.
 INPUTS = (SPEC, EXAMPLES, HELDOUT, PROBES, BATTERY, SNAPSHOT)
+#: Times that a backup is begun while files that it needs go.
+ATTEMPTS = 3
 #: What is never copied: locks, and files that were being replaced.
 LEFT = (LOCK, "lock")
+
+
+class ServedMissing(HonedError):
+    """The files of the adapter that is served are not there."""
 
 
 class Entry(BaseModel):
@@ -73,22 +81,39 @@ def backup(directory: Path, target: Path, *, at: float) -> Row:
         raise Invalid(f"{target} lies inside what it would save, {directory}", param="directory")
     part = target.with_name(f".{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        make_folder(part, mode=0o700)  # what people said is in it
-        copy_database(directory / DATABASE, part / DATABASE)
-        for name in files_of(directory):
-            copy_file(directory / name, part / name)
-        entries = {name: entry_of(part / name) for name in names_below(part)}
-        index = Index(honed=version("honed"), created_at=at, files=entries)
-        write_json(part / INDEX, index.model_dump(mode="json"))
-        row = verify(part)
-        fsync_folders(part, entries)
+        row = gathered(directory, part, at=at)
+        fsync_folders(part, read_index(part).files)
         put_in_place(part, target)
     except OSError as error:
         raise HonedError(f"no backup at {target}: {error.filename or ''} {error.strerror}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return {"backup": str(target), **row}
+
+
+def gathered(directory: Path, part: Path, *, at: float) -> Row:
+    """A whole and verified copy of the state directory in `part`, begun again where files went meanwhile.
+
+    Raises:
+        OSError, HonedError: there is none, after so many attempts.
+    """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(FileNotFoundError, ServedMissing):
+            return gather(directory, part, at=at)
+    return gather(directory, part, at=at)
+
+
+def gather(directory: Path, part: Path, *, at: float) -> Row:
+    """One attempt: the database first, so that what it names is there already."""
+    shutil.rmtree(part, ignore_errors=True)
+    make_folder(part, mode=0o700)  # what people said is in it
+    copy_database(directory / DATABASE, part / DATABASE)
+    for name in files_of(directory):
+        copy_file(directory / name, part / name)
+    entries = {name: entry_of(part / name) for name in names_below(part)}
+    index = Index(honed=version("honed"), created_at=at, files=entries)
+    write_json(part / INDEX, index.model_dump(mode="json"))
+    return verify(part)
 
 
 def restore(source: Path, directory: Path, *, broken_audit: bool = False) -> Row:
@@ -166,7 +191,7 @@ def verify(source: Path) -> Row:
         elif index.files[manifest].sha256 != digest:
             raise HonedError(f"{source / manifest} is not the adapter that the database knows")
     if found.active_path in missing:
-        raise HonedError(f"{source}: the files of {found.active}, which is served, are not in it")
+        raise ServedMissing(f"{source}: the files of {found.active}, which is served, are not in it")
     return {
         "created_at": index.created_at,
         "honed": index.honed,

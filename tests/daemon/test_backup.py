@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from daemon.backup import INDEX, backup, restore, verify
+from daemon.backup import ATTEMPTS, INDEX, backup, files_of, remove, restore, verify
 from daemon.cli import app
 from daemon.state_files import DATABASE, LOCK, SECRET
 from policies.spec import MANIFEST, SNAPSHOT, SPEC, write_manifest
+from store.copying import copy_database
 from store.db import StateLock, Store
 from store.errors import AlreadyRunning, HonedError, Invalid, NotFound
 from store.files import sha256_file, write_durably
@@ -126,6 +127,41 @@ def test_what_is_served_must_be_in_it(state: Path, tmp_path: Path) -> None:
     with pytest.raises(HonedError, match="it0001-abc, which is served"):
         backup(state, tmp_path / "saved", at=1.0)
     assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("times", [1, ATTEMPTS - 1, ATTEMPTS])
+@pytest.mark.parametrize("gone", [f"{RUN}/adapter", f"{RUN}/report.json"])
+def test_files_that_go_after_the_database_was_copied_are_no_failure(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, gone: str
+) -> None:
+    """As when somebody is forgotten whom the served adapter learned from."""
+    shutil.copytree(state / RUN, tmp_path / "kept")
+    begun = []
+
+    def copied_too_early(source: Path, target: Path) -> None:
+        shutil.copytree(tmp_path / "kept", state / RUN, dirs_exist_ok=True)
+        copy_database(source, target)
+        begun.append(target)
+        if len(begun) <= times:
+            remove(state / gone)
+
+    listed = files_of
+
+    def lists_what_was_there(directory: Path) -> list[str]:
+        """The list as it was before the file went, where one file goes; a folder goes before the list is made."""
+        names = list(listed(directory))
+        return [*names, gone] if len(begun) <= times and gone.endswith(".json") else names
+
+    monkeypatch.setattr("daemon.backup.copy_database", copied_too_early)
+    monkeypatch.setattr("daemon.backup.files_of", lists_what_was_there)
+    if times == ATTEMPTS:
+        with pytest.raises(HonedError, match=r"it0001-abc, which is served|report\.json"):
+            backup(state, tmp_path / "saved", at=1.0)
+        assert not list(tmp_path.glob("*saved*"))
+    else:
+        assert backup(state, tmp_path / "saved", at=1.0)["missing"] == []
+        assert verify(tmp_path / "saved")["active"] == "it0001-abc"
+    assert len(begun) == min(times + 1, ATTEMPTS)
 
 
 def test_a_changed_adapter_is_noticed_before_it_is_saved(state: Path, tmp_path: Path) -> None:
