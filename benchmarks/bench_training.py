@@ -6,9 +6,10 @@ training, no gradient checkpointing, whole batches. Each side is a process of it
 and does one optimiser step a turn, so that what else the machine does falls on both; the median of the ratios of the
 pairs of turns is reported. CPU seconds are given beside wall seconds: neighbours change them less.
 
-Then both adapters are held against votes on questions nobody trained on, and the arithmetic of honed's steps (by
-formula, `training_work`) against the fastest float32 matrix product measured in the same run. Prints a table and
-writes benchmarks/results/training.json.
+Then the adapters of every epoch are held against votes on questions nobody trained on, and draw answers to them: what
+share people would like, and after how many seconds, reference included, either side had reached the same share. The
+arithmetic of honed's steps (by formula, `training_work`) is held against the fastest float32 matrix product measured
+in the same run. Prints a table and writes benchmarks/results/training.json.
 
     python -m benchmarks.bench_training
 """
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ from policies.spec import KlSpec, LoraSpec, LossSpec, OptimSpec, Snapshot, Spec,
 RESULTS = Path(__file__).parent / "results" / "training.json"
 ROOT = Path(__file__).parents[1]
 #: Ratios that must hold.
-FLOORS = {"speed": 1.8, "memory": 0.6, "arithmetic": 0.5}
+FLOORS = {"speed": 1.8, "memory": 0.6, "arithmetic": 0.5, "same": 4.0}
 #: Budgets nobody reaches: both sides do every step.
 NO_STOP = KlSpec(step_soft=99, step_hard=99, base_soft=99, base_hard=99)
 
@@ -78,6 +80,11 @@ class Side:
 
     def seconds(self, piece: str, clock: str) -> float:
         return sum(line[clock] for line in self.pieces.get(piece, []))
+
+    def until(self, share: float, clock: str) -> float:
+        """Seconds up to this share of the steps, reference included."""
+        steps = self.pieces["train"][: round(share * len(self.pieces["train"]))]
+        return self.seconds("reference", clock) + sum(line[clock] for line in steps)
 
 
 def start(name: str, run_dir: Path, threads: int, *more: str) -> Side:
@@ -147,7 +154,10 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
     write_snapshot(run_dir, held)
     sides = [
         start("honed", run_dir, options.threads),
-        start("trl", run_dir, options.threads, "--settings", json.dumps(options.settings)),
+        start(
+            *("trl", run_dir, options.threads, "--settings", json.dumps(options.settings)),
+            *("--layers", str(options.layers if options.trl_layers is None else options.trl_layers)),
+        ),
     ]
     take_turns(sides)
     ours, theirs = sides
@@ -157,6 +167,7 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         "layers": options.layers or "all",
         "threads": options.threads,
         "trl_settings": options.settings,
+        "trl_layers": (options.layers if options.trl_layers is None else options.trl_layers) or "all",
         "step_ratio": {clock: paired(ours, theirs, clock) for clock in ("wall", "cpu")},
     }
     for side in sides:
@@ -175,10 +186,31 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         text=True,
         check=True,
     )
-    for text in judge.stdout.splitlines():
-        found = json.loads(text)
-        row[found.pop("side")]["heldout"] = found
+    found = [json.loads(text) for text in judge.stdout.splitlines() if text.startswith('{"')]
+    for side in sides:
+        row[side.name]["heldout"] = [each for each in found if each["side"] == side.name]
+    row["base_satisfied"] = next(each["satisfied"] for each in found if each["side"] == "base")
+    row["same_satisfaction"] = same_satisfaction(ours, theirs, row)
     return row
+
+
+def same_satisfaction(ours: Side, theirs: Side, row: dict[str, Any]) -> dict[str, Any]:
+    """Seconds until each side had reached what the worse of the two reached at all, at the end of an epoch."""
+    shares = {side.name: [each["satisfied"] for each in row[side.name]["heldout"]] for side in (ours, theirs)}
+    target = min(max(reached) for reached in shares.values())
+    found: dict[str, Any] = {"target": target}
+    for clock in ("wall", "cpu"):
+        mine, other = (
+            side.until(first(shares[side.name], target) / len(shares[side.name]), clock)
+            for side in (ours, theirs)
+        )
+        found[clock] = {"honed": mine, "trl": other, "ratio": other / mine}
+    return found
+
+
+def first(reached: Sequence[float], target: float) -> int:
+    """Number of the epoch, from 1, that first reached the target."""
+    return 1 + next(index for index, share in enumerate(reached) if share >= target)
 
 
 def told(side: Side, count: int) -> dict[str, Any]:
@@ -225,13 +257,20 @@ def report(results: dict[str, Any]) -> None:
     print(f"fastest float32 matrix product: {best:.0f} GFLOP/s, {results['threads']} thread(s)")
     for kind, row in ((kind, results[kind]) for kind in ("kto", "dpo") if kind in results):
         for name in ("honed", "trl"):
-            side, held = row[name], row[name]["heldout"]
+            side, held = row[name], row[name]["heldout"][-1]
             print(
                 f"{kind} {name:5}  {side['per_second']:.2f}/s, {side['per_cpu_second']:.2f} a CPU second, "
                 f"reference {side['reference_cpu_s']:.0f} CPU s, peak {side['peak_mb']:.0f} MB "
                 f"({side['above_model_mb']:.0f} over the model), held-out AUC {held['heldout/auc']:.2f} "
-                f"[{held['heldout/auc_low']:.2f}, {held['heldout/auc_high']:.2f}]"
+                f"[{held['heldout/auc_low']:.2f}, {held['heldout/auc_high']:.2f}], satisfied after each epoch "
+                + " ".join(f"{each['satisfied']:.0%}" for each in row[name]["heldout"])
             )
+        same = row["same_satisfaction"]
+        print(
+            f"{kind} {same['target']:.0%} satisfied (base {row['base_satisfied']:.0%}) after "
+            f"{same['wall']['honed']:.0f} and {same['wall']['trl']:.0f} s, "
+            f"ratio {same['wall']['ratio']:.2f} (CPU {same['cpu']['ratio']:.2f})"
+        )
         print(
             f"{kind} ratios  a step {row['step_ratio']['wall']:.2f} (CPU {row['step_ratio']['cpu']:.2f}), with the "
             f"reference {row['ratio']['per_cpu_second_whole']:.2f}; memory {row['memory_ratio']:.2f}; "
@@ -250,6 +289,7 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=int, default=10, help="adapted blocks from the top; 0 is all of them"
     )
+    parser.add_argument("--trl-layers", type=int, help="the same of TRL; by default as many")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -3,10 +3,11 @@
 Both read one sealed run directory, so model, tokens, LoRA, rate, epochs and batches are the same. Each works in
 pieces (the reference, then one optimiser step after the other) and waits for a line on stdin before each, so that the
 parent lets them take turns. What it tells is a JSON object a line: after each piece its wall and CPU seconds, at the
-end its memory.
+end its memory. After each epoch it leaves an adapter, and `judge` tells what all of them are worth.
 """
 
 import argparse
+import asyncio
 import ctypes
 import json
 import resource
@@ -14,20 +15,25 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from benchmarks.gate_answers import Setting, ask_all
 from benchmarks.training_work import reference_flop, train_flop
+from daemon.people import has_list, prompts
 from policies.adapters import read_tensors, save_adapter
 from policies.anchor import Watch
 from policies.balance import class_weights
 from policies.batches import Encoder, Item, Pair, Thumb
 from policies.chat import load_tokenizer
+from policies.config import EngineConfig
+from policies.engine import AdapterRef
+from policies.engines import build_engine
 from policies.heldout import heldout_metrics
 from policies.learn import learn
 from policies.learner import load_learner
@@ -35,6 +41,8 @@ from policies.objective import prepare
 from policies.spec import Snapshot, Spec, read_snapshot
 
 ADAPTER = "adapter"
+#: Answers to each question that satisfaction is measured on.
+DRAWS = 2
 
 
 def memory(name: str) -> float:
@@ -92,6 +100,10 @@ def honed(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
 
     def on_step(done: int, total: int, _: dict[str, float]) -> None:
         turns.end()
+        epoch, rest = divmod(done * spec.optim.epochs, total)
+        if rest == 0:
+            keep = run_dir / "honed" / f"{ADAPTER}-{epoch}"
+            save_adapter(learner.tensors(), keep, shape=learner.shape, base=spec.model)
         if done < total:
             turns.begin("train")
 
@@ -104,7 +116,6 @@ def honed(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
         train_gflop=train_flop(lesson, spec, config, steps=outcome.steps) / 1e9,
         reference_gflop=reference_flop(lesson, config, blocks=config.num_hidden_layers) / 1e9,
     )
-    save_adapter(learner.tensors(), run_dir / "honed" / ADAPTER, shape=learner.shape, base=spec.model)
 
 
 def columns(items: Sequence[Item], batch: int) -> dict[str, list[Any]]:
@@ -160,8 +171,8 @@ def trl_arguments(spec: Spec, output: Path, settings: dict[str, Any]) -> dict[st
     return {**arguments, **settings}
 
 
-def trl_model(spec: Spec) -> Any:
-    """The base with a LoRA of the run's shape, as PEFT makes it."""
+def trl_model(spec: Spec, layers: int) -> Any:
+    """The base with a LoRA of the run's rank on its top layers (0: all), as PEFT makes it."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -177,7 +188,7 @@ def trl_model(spec: Spec) -> Any:
         lora_alpha=spec.lora.alpha,
         lora_dropout=0.0,
         target_modules=sorted(names),
-        layers_to_transform=list(range(depth - (spec.lora.top_layers or depth), depth)),
+        layers_to_transform=list(range(depth - (layers or depth), depth)),
         layers_pattern="layers",
     )
     return get_peft_model(causal, config)
@@ -198,8 +209,8 @@ def trl_trainer(turns: Turns, kind: str) -> Any:
     return Trainer
 
 
-def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any]) -> None:
-    """TRL's trainer for the same run, as its documentation has one use it."""
+def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any], layers: int) -> None:
+    """TRL's trainer for the same run, as its documentation has one use it. `layers`: as in `trl_model`."""
     import datasets
     import trl as library
     from transformers import AutoTokenizer, TrainerCallback
@@ -211,6 +222,9 @@ def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any
         def on_step_end(self, *_: Any, **__: Any) -> None:
             turns.end()
 
+        def on_epoch_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+            model.save_pretrained(run_dir / "trl" / f"{ADAPTER}-{round(state.epoch)}")
+
     spec = snapshot.spec
     items = Encoder(load_tokenizer(Path(spec.model)), spec.max_length).items(snapshot.examples)
     kind = "KTO" if isinstance(items[0], Thumb) else "DPO"
@@ -221,7 +235,7 @@ def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any
             ups, len(items) - ups, ratio=spec.loss.kto_ratio, cap=spec.loss.kto_weight_cap
         )
         arguments |= {"desirable_weight": weights[0], "undesirable_weight": weights[1]}
-    model = trl_model(spec)
+    model = trl_model(spec, layers)
     turns.loaded()
     trainer = trl_trainer(turns, kind)(
         model=model,
@@ -232,23 +246,59 @@ def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any
     )
     trainer.train()
     turns.say(finished=trainer.state.global_step, peak_mb=memory("VmHWM"))
-    model.save_pretrained(run_dir / "trl" / ADAPTER)
 
 
 def judge(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
-    """Tell of both adapters, measured by the same code, the AUC of the change of log-probability on votes that nobody
-    trained on, and its 90% interval.
+    """Tell of each side's adapters, measured by the same code, on questions that nobody trained on: the AUC of the
+    change of votes' log-probability with its 90% interval, and the share of new answers that people would like.
     """
-    learner = load_learner(snapshot.spec)
-    encoder = Encoder(load_tokenizer(Path(snapshot.spec.model)), snapshot.spec.max_length)
+    spec = snapshot.spec
+    # TRL's may be on more layers than honed's.
+    everywhere = spec.lora.model_copy(update={"top_layers": None})
+    learner = load_learner(spec.model_copy(update={"lora": everywhere}))
+    encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
     votes = [vote for vote in map(encoder.thumb, snapshot.heldout) if vote.row.answer]
     rows = [vote.row for vote in votes]
     base = learner.sums(rows, view="base")
+    found: dict[str, dict[str, Any]] = {"base-0": {"side": "base", "epoch": 0}}
+    refs: dict[str, AdapterRef | None] = {"base-0": None}
     for side in ("honed", "trl"):
-        learner.read(read_tensors(run_dir / side / ADAPTER))
-        change = (learner.sums(rows) - base).tolist()
-        found = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
-        turns.say(side=side, **found, mean_change=statistics.fmean(change))
+        for epoch in range(1, spec.optim.epochs + 1):
+            name = f"{side}-{epoch}"
+            learner.read(filled(read_tensors(run_dir / side / f"{ADAPTER}-{epoch}"), learner.tensors()))
+            change = (learner.sums(rows) - base).tolist()
+            told = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
+            found[name] = {"side": side, "epoch": epoch, **told, "mean_change": statistics.fmean(change)}
+            ready = run_dir / "judged" / name
+            digest = save_adapter(learner.tensors(), ready, shape=learner.shape, base=spec.model)
+            refs[name] = AdapterRef(name, ready, digest)
+    del learner
+    shares = asyncio.run(satisfied(spec, refs))
+    for name, line in found.items():
+        turns.say(**line, satisfied=shares[name], answers=DRAWS * len(prompts().never_asked))
+
+
+def filled(tensors: Mapping[str, Tensor], shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An adapter on all layers, doing nothing on those it was not on."""
+    return {name: tensors.get(name, torch.zeros_like(tensor)) for name, tensor in shapes.items()}
+
+
+async def satisfied(spec: Spec, refs: Mapping[str, AdapterRef | None]) -> dict[str, float]:
+    """Of each adapter (None: base) the share of answers with a list, `DRAWS` to each question."""
+    engine = build_engine(EngineConfig(), Path(spec.model), spec.base_digest)
+    await engine.start()
+    shares = {}
+    for name, ref in refs.items():
+        version = None if ref is None else ref.version
+        if ref is not None:
+            await engine.load(ref)
+        setting = Setting(samples=DRAWS)
+        drawn = await ask_all(engine, prompts().never_asked, setting, adapter=version, seed=spec.seed)
+        shares[name] = statistics.fmean(has_list(answer.text) for answer in drawn)
+        if version is not None:
+            await engine.unload(version)
+    await engine.close()
+    return shares
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -256,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("side", choices=["honed", "trl", "judge"])
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--settings", type=json.loads, default={}, help="further arguments of TRL's trainer")
+    parser.add_argument("--layers", type=int, default=0, help="blocks from the top that TRL adapts; 0 is all")
     arguments = parser.parse_args(argv)
     warnings.simplefilter("ignore")  # TRL and what it loads warn of their own affairs
     ctypes.CDLL(None).prctl(1, 15)  # die with the bench
@@ -264,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(snapshot.spec.threads)
     turns = Turns()
     if arguments.side == "trl":
-        trl(turns, arguments.run_dir, snapshot, arguments.settings)
+        trl(turns, arguments.run_dir, snapshot, arguments.settings, arguments.layers)
     elif arguments.side == "honed":
         honed(turns, arguments.run_dir, snapshot)
     else:

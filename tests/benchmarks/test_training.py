@@ -1,11 +1,13 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.bench_training import Side, same_satisfaction
 from benchmarks.training_data import answers, comparisons, thumbs
-from benchmarks.training_sides import columns
+from benchmarks.training_sides import columns, filled
 from benchmarks.training_work import common, forward_flop, matmul_peak, step_flop
 from daemon.people import has_list
 from policies.batches import Pair, Row, Thumb
@@ -76,3 +78,40 @@ def test_trl_gets_the_same_tokens_and_mismatches_within_a_batch() -> None:
     assert told["label"] == [True, False, True, False, True]
     pair = columns([Pair("p", rows[0], rows[1], 1.0, 1.0)], 3)
     assert pair == {"prompt_ids": [[1, 2]], "chosen_ids": [[10]], "rejected_ids": [[11]]}
+
+
+def a_side(name: str, reference: float, steps: list[float]) -> Side:
+    side = Side(name, subprocess.Popen(["true"], text=True))
+    side.process.wait()
+    side.pieces = {"reference": [{"wall": reference, "cpu": reference / 2}]}
+    side.pieces["train"] = [{"wall": step, "cpu": step / 2} for step in steps]
+    return side
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "target", "seconds"),
+    [
+        ([0.3, 0.5, 0.6], [0.4, 0.5, 0.5], 0.5, (10 + 4, 20 + 40)),
+        ([0.5, 0.5, 0.4], [0.4, 0.5, 0.6], 0.5, (10 + 2, 20 + 40)),
+        ([0.1, 0.2, 0.3], [0.3, 0.2, 0.1], 0.3, (10 + 6, 20 + 20)),
+    ],
+)
+def test_time_to_the_same_satisfaction(
+    ours: list[float], theirs: list[float], target: float, seconds: tuple[float, float]
+) -> None:
+    sides = a_side("honed", 10.0, [1.0] * 6), a_side("trl", 20.0, [10.0] * 6)
+    row = {
+        name: {"heldout": [{"satisfied": share} for share in shares]}
+        for name, shares in (("honed", ours), ("trl", theirs))
+    }
+    found = same_satisfaction(*sides, row)
+    assert found["target"] == target
+    assert found["wall"] == {"honed": seconds[0], "trl": seconds[1], "ratio": seconds[1] / seconds[0]}
+    assert found["cpu"]["ratio"] == found["wall"]["ratio"]
+
+
+def test_an_adapter_on_fewer_layers_does_nothing_on_the_others() -> None:
+    shapes = {"low": torch.ones(2, 3), "high": torch.ones(3, 2)}
+    found = filled({"high": torch.full((3, 2), 5.0)}, shapes)
+    assert found["low"].shape == (2, 3) and not found["low"].any()
+    assert bool((found["high"] == 5).all())
