@@ -30,7 +30,7 @@ from policies.chat import encode_completion, encode_prompt, load_tokenizer
 from policies.config import EngineConfig
 from policies.engines import build_engine, resolve_base
 from policies.hf_engine import HfEngine
-from policies.packing import packed_copy
+from policies.packing import Table, packed_copy
 from store.records import Message
 
 RESULTS = Path(__file__).parent / "results" / "judge_scoring.json"
@@ -156,7 +156,7 @@ class Plain:
 
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, local_files_only=True)
         # The weights the engine computes with, so that only what is computed differs.
-        self._model = packed_copy(model.requires_grad_(False).eval(), {})
+        self._model = packed_copy(model.requires_grad_(False).eval(), Table())
         self._tokenizer = load_tokenizer(directory)
 
     def score(self, rows: Rows, *, share: bool) -> list[list[float]]:

@@ -35,6 +35,9 @@ from store.errors import ConfigError, HonedError, Invalid, RefusedByGate
 #: What a disk says that is full, read-only or failing; no fault of honed's that a traceback would help to find.
 DISK = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO))
 
+#: Turns of waiting before a thread of libgomp sleeps: some tenths of a millisecond.
+SPINS = "20000"
+
 app = typer.Typer(
     name="honed",
     help="Serve a chat model and make it better from what people think of its answers.",
@@ -62,8 +65,10 @@ def serve(
     import asyncio
     import os
 
-    # Before torch loads: OpenMP threads that spin while waiting starve the trainer beside them (and each other).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before torch loads: OpenMP threads that spin for long starve whoever is beside them; those that never do wake up
+    # too late for products of a tenth of a millisecond.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
     from daemon.heap import spare_memory
 

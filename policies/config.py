@@ -26,7 +26,7 @@ class EngineConfig(BaseModel):
     max_context: int = Field(default=2048, ge=32)
     """Tokens of prompt and answer together; the model's own limit holds if it is smaller."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """CPU threads while no trainer runs; auto takes all cores that the process may use, heeding a container's quota.
+    """CPU threads at most while no trainer runs; auto: the cores the process may use, heeding a container's quota.
     While one runs, the service uses one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """hf: auto takes a GPU where there is one."""

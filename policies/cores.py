@@ -5,8 +5,14 @@ OpenMP threads beyond what the kernel grants wait for each other at the end of e
 
 import os
 from pathlib import Path
+from typing import Literal
 
 CGROUP, ROOT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def granted(threads: int | Literal["auto"]) -> int:
+    """What a setting of threads comes to."""
+    return usable_cores() if threads == "auto" else threads
 
 
 def usable_cores() -> int:

@@ -9,7 +9,8 @@ from policies.adapters import verify_adapter
 from policies.engine import AdapterRef
 from policies.forward import Forward, Whole
 from policies.merging import merged_copy
-from policies.packing import Table, packed_copy, worth_packing
+from policies.pace import Way
+from policies.packing import THIN, Table, packed_copy, worth_packing
 from store.errors import EngineUnavailable
 
 
@@ -18,8 +19,19 @@ class Base:
 
     def __init__(self, plain: Any) -> None:
         self.plain = plain
-        self.packed: Table | None = {} if worth_packing(plain) else None
+        self.packed: Table | None = Table() if worth_packing(plain) else None
         self.decoder = decoder(plain, self.packed)
+
+    @property
+    def thin(self) -> int:
+        """Up to so many rows there is a choice of weights."""
+        return 0 if self.packed is None else THIN
+
+    def go(self, way: Way) -> None:
+        """Compute in this way from now on."""
+        torch.set_num_threads(way.threads)
+        if self.packed is not None:
+            self.packed.mode.plain = way.plain
 
 
 def decoder(model: Any, known: Table | None) -> Forward:
@@ -46,4 +58,4 @@ def verified_decoder(base: Base | None, adapter: AdapterRef) -> Forward:
         raise EngineUnavailable("the engine is not running")
     verify_adapter(adapter.path, adapter.digest)
     # A copy of the table: this adapter's own layers must go when it goes.
-    return decoder(merged_copy(base.plain, adapter.path), None if base.packed is None else dict(base.packed))
+    return decoder(merged_copy(base.plain, adapter.path), None if base.packed is None else base.packed.fork())

@@ -16,6 +16,7 @@ from policies.draw import Drawn, draw, generator_for
 from policies.engine import Delta, Priority, TokenLogprob, Usage
 from policies.forward import Forward
 from policies.kv import RowCache, split_prompt
+from policies.pace import Pace
 from policies.prefix_tree import common_length
 from policies.streams import StopGate
 from store.records import Sampling
@@ -55,8 +56,8 @@ class Answer:
 class Batch:
     """Answers of one model decoded together."""
 
-    def __init__(self, model: Forward, tokenizer: Any, ends: frozenset[int]) -> None:
-        self.model, self.tokenizer, self.ends = model, tokenizer, ends
+    def __init__(self, model: Forward, tokenizer: Any, ends: frozenset[int], pace: Pace) -> None:
+        self.model, self.tokenizer, self.ends, self.pace = model, tokenizer, ends, pace
         self.answers: list[Answer] = []
         self.cache = RowCache()
 
@@ -96,7 +97,8 @@ class Batch:
         newest = [[answer.drawn[-1]] for answer in self.answers]
         positions, mask = self.cache.begin_step()
         ids = torch.tensor(newest, device=self.model.device)
-        logits = self.model.next_logits(ids, cache=self.cache, positions=positions, mask=mask)
+        with self.pace.step(len(self.answers)):
+            logits = self.model.next_logits(ids, cache=self.cache, positions=positions, mask=mask)
         done = [row for row, answer in enumerate(self.answers) if self._take(answer, logits[row])]
         # From the last, because the last row moves into a gap.
         for row in reversed(done):

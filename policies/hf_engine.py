@@ -23,12 +23,13 @@ from transformers import AutoModelForCausalLM
 
 from policies.chat import encode_prompt, end_tokens, load_tokenizer, refuse_hopeless
 from policies.config import EngineConfig
-from policies.cores import usable_cores
+from policies.cores import granted
 from policies.decoder import Base, verified_decoder
 from policies.decoding import Answer, Batch
 from policies.detokenize import Detokenizer
 from policies.engine import AdapterRef, Delta, EngineHealth, Priority
 from policies.forward import Forward
+from policies.pace import Pace
 from policies.prefix_tree import grow_tree
 from policies.prefixes import Prefixes
 from policies.scoring import TOKENS, ScoreJob, TokenCount, encode_rows
@@ -64,6 +65,7 @@ class HfEngine:
         self._ready = False
         self._base: Base | None = None
         self._turns = 0
+        self._pace: Pace
         self._prefixes = Prefixes()
         #: Of every scoring job so far.
         self.scored = TokenCount()
@@ -186,10 +188,10 @@ class HfEngine:
         )
 
     async def yield_compute(self) -> None:
-        await self._call(lambda: torch.set_num_threads(1))
+        await self._call(lambda: self._pace.limit(1))
 
     async def reclaim_compute(self) -> None:
-        await self._call(self._take_threads)
+        await self._call(lambda: self._pace.limit(granted(self._config.threads)))
 
     # What follows runs on the engine's thread, except where it says otherwise.
 
@@ -322,10 +324,11 @@ class HfEngine:
                 refuse(future, error)
 
     def _batches(self, model: Forward) -> dict[Priority, Batch]:
-        return {priority: Batch(model, self._tokenizer, self._ends) for priority in Priority}
+        return {priority: Batch(model, self._tokenizer, self._ends, self._pace) for priority in Priority}
 
     def _load_base(self) -> None:
-        self._take_threads()
+        threads = granted(self._config.threads)
+        torch.set_num_threads(threads)
         device = self._config.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -338,11 +341,9 @@ class HfEngine:
         self._ends = end_tokens(model.generation_config.eos_token_id, self._tokenizer)
         self._context = min(self._config.max_context, model.config.max_position_embeddings)
         self._base = Base(model)
+        self._pace = Pace(self._base.go, thin=self._base.thin)
+        self._pace.limit(threads)
         self._served[None] = Served(self._batches(self._base.decoder))
-
-    def _take_threads(self) -> None:
-        threads = self._config.threads
-        torch.set_num_threads(usable_cores() if threads == "auto" else threads)
 
     def _publish(self, version: str, model: Forward) -> None:
         with self._changed:

@@ -1,15 +1,18 @@
-"""Linear layers in the layout oneDNN multiplies fastest, for decoding on a CPU.
+"""Linear layers in the layouts a CPU multiplies fastest, for decoding.
 
 Decoding multiplies a few rows (one per answer) by every weight. torch's default matrix product is poor at that shape:
-with weights packed once by oneDNN, eight rows take half to a quarter of the time (docs/performance.md).
-The numbers are the same float32 products summed in another order.
+with weights packed once by oneDNN, eight rows take half to a quarter of the time (docs/performance.md). For one or
+two rows MKL's product of the plain weight with the rows' transpose can be faster still, and for one row only where it
+is given twice: which way to go is the caller's to find out (`policies.pace`). The numbers are the same float32
+products summed in another order.
 
-Memory: the packed weights are a copy. The plain ones stay mapped from their file, untouched unless an adapter is
-merged, so the system may take those pages back.
+Memory: the packed weights are a copy. The plain ones of the base stay mapped from their file, and the system may take
+those pages back; an adapter's merged layers have both.
 """
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,25 +20,66 @@ from torch import Tensor, nn
 
 #: Rows the layout is chosen for. It serves other counts too.
 ROWS = 8
+#: The most rows that plain weights are asked for. With three the packed ones were faster wherever it was measured.
+THIN = 2
+
+
+@dataclass
+class Mode:
+    """How layers multiply from now on."""
+
+    plain: bool = False
+    """Up to `THIN` rows by the plain weights."""
 
 
 class PackedLinear(nn.Module):
     """x W^T + b with W packed. Stateless in use, so models share it."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weights: Sequence[Tensor], bias: Tensor | None, mode: Mode) -> None:
+        """
+        Args:
+            weights: of layers that read the same states, [out, in] each; kept, and not changed.
+            bias: of all of them, one after the other.
+            mode: which whoever computes may change between two forwards.
+        """
         super().__init__()
+        weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
         self.out_features, self.in_features = weight.shape
-        # A plain attribute: a packed tensor can be neither copied nor saved as a buffer is.
+        # Plain attributes: a packed tensor can be neither copied nor saved as a buffer is.
         self._packed = [torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)]
-        self._bias = bias
+        self._plain = [one.detach() for one in weights]
+        self._bias, self._mode = bias, mode
 
     def forward(self, rows: Tensor) -> Tensor:
+        if self._mode.plain and rows.numel() <= THIN * self.in_features:
+            return self.plain(rows)
+        return self.packed(rows)
+
+    def packed(self, rows: Tensor) -> Tensor:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed[0], self._bias, "none", [], "")
         return result
 
+    def plain(self, rows: Tensor) -> Tensor:
+        flat = rows.reshape(-1, self.in_features)
+        # One row alone would be a product of a matrix and a vector: MKL takes longer for that than for two rows.
+        turned = (torch.cat((flat, flat)) if len(flat) == 1 else flat).t()
+        parts = [torch.mm(weight, turned).t()[: len(flat)] for weight in self._plain]
+        result = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0].contiguous()
+        if self._bias is not None:
+            result += self._bias
+        return result.view(*rows.shape[:-1], self.out_features)
 
-#: Packed layers by the ids of the plain weights they hold, which must outlive the table.
-Table = dict[tuple[int, ...], PackedLinear]
+
+@dataclass
+class Table:
+    """Packed layers by the ids of the plain weights they hold, which live as long as the table."""
+
+    layers: dict[tuple[int, ...], PackedLinear] = field(default_factory=dict)
+    mode: Mode = field(default_factory=Mode)
+
+    def fork(self) -> "Table":
+        """A table that begins with these layers, shares their mode, and goes its own way."""
+        return replace(self, layers=dict(self.layers))
 
 
 def worth_packing(model: Any) -> bool:
@@ -51,17 +95,15 @@ def packed(linears: Sequence[Any], known: Table) -> PackedLinear:
 
     Args:
         linears: plain layers; not changed.
-        known: ids of plain weights -> their packed layer. Layers met for the first time are added, so hand over the
-            base's table (or a copy of it) when packing an adapter's merge.
+        known: layers met for the first time are added, so hand over the base's table (or a fork of it) when packing
+            an adapter's merge.
     """
     key = tuple(id(linear.weight) for linear in linears)
-    if key not in known:
-        weight = torch.cat([linear.weight.detach() for linear in linears])
+    if key not in known.layers:
         biased = any(linear.bias is not None for linear in linears)
-        known[key] = PackedLinear(
-            weight, torch.cat([bias_of(linear) for linear in linears]) if biased else None
-        )
-    return known[key]
+        bias = torch.cat([bias_of(linear) for linear in linears]) if biased else None
+        known.layers[key] = PackedLinear([linear.weight for linear in linears], bias, known.mode)
+    return known.layers[key]
 
 
 def bias_of(linear: Any) -> Tensor:

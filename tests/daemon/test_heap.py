@@ -32,11 +32,11 @@ SHAPES = """
 from daemon import heap
 {begin}
 import torch
-from policies.packing import PackedLinear
+from policies.packing import Mode, PackedLinear
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 torch.set_num_threads(1)
-layers = [PackedLinear(torch.zeros(n, m), None) for n, m in ((96, 48), (48, 48), (192, 48), (48, 96))]
+layers = [PackedLinear([torch.zeros(n, m)], None, Mode()) for n, m in ((96, 48), (48, 48), (192, 48), (48, 96))]
 before = resident()
 with torch.inference_mode():
     for rows in range(1, 200):

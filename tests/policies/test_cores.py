@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from policies.cores import least, limits, usable_cores
+from policies.cores import granted, least, limits, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,4 @@ def test_quotas_of_all_groups_around_the_process_are_read(tmp_path: Path) -> Non
 
 def test_this_process_may_use_one_at_least_and_no_more_than_there_are() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+    assert (granted("auto"), granted(3)) == (usable_cores(), 3)

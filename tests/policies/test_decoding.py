@@ -14,6 +14,7 @@ from policies.decoding import WORTH_COPYING, Answer, Batch
 from policies.detokenize import Detokenizer
 from policies.engine import Delta, Priority
 from policies.forward import Whole
+from policies.pace import Pace
 from store.records import Sampling
 
 PROMPT = list(range(5, 65))
@@ -42,7 +43,7 @@ def decoded(model: Any, directory: Path, prompts: list[list[int]]) -> tuple[list
     """Six greedy tokens for each prompt, all in one batch, and the prompt tokens each was computed with."""
     tokenizer = load_tokenizer(directory)
     forward = Counting(model)
-    batch = Batch(forward, tokenizer, frozenset())
+    batch = Batch(forward, tokenizer, frozenset(), Pace(lambda way: torch.set_num_threads(way.threads)))
     answers, computed = [], []
 
     def emit(item: Delta | Exception) -> None:

@@ -84,7 +84,7 @@ def tokens(rows: int, length: int, seed: int = 0) -> Tensor:
 
 def alike(model: Any, use: Callable[[Forward], Tensor]) -> None:
     with torch.inference_mode():
-        found, wanted = use(Lean(model, {})), use(Whole(model))
+        found, wanted = use(Lean(model, Table())), use(Whole(model))
     assert found.shape == wanted.shape
     assert float((found - wanted).abs().max()) < TOLERANCE
 
@@ -139,12 +139,12 @@ def test_an_adapter_shares_what_it_does_not_change(tiny_model: Path, tmp_path: P
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval().requires_grad_(False)
     adapter = make_adapter(tiny_model, tmp_path / "it0001-00000001", version="it0001-00000001")
     merged = merged_copy(plain, adapter.path)
-    table: Table = {}
+    table = Table()
     Lean(plain, table)
-    with_adapter = dict(table)
+    with_adapter = table.fork()
     adapted = Lean(merged, with_adapter)
-    own = set(with_adapter) - set(table)
-    assert own and len(own) < len(table)
+    own = set(with_adapter.layers) - set(table.layers)
+    assert own and len(own) < len(table.layers)
     with torch.inference_mode():
         ids = tokens(1, 12)
         found = adapted.next_logits(ids, cache=DynamicCache())
@@ -155,7 +155,7 @@ def test_an_adapter_shares_what_it_does_not_change(tiny_model: Path, tmp_path: P
 def test_layers_that_read_the_same_states_are_one_product() -> None:
     torch.manual_seed(0)
     first, second = torch.nn.Linear(8, 4), torch.nn.Linear(8, 6)
-    table: Table = {}
+    table = Table()
     with torch.inference_mode():
         states = torch.randn(3, 8)
         found = packed([first, second], table)(states)
@@ -167,18 +167,18 @@ def test_layers_that_read_the_same_states_are_one_product() -> None:
 def test_other_architectures_keep_their_own_forward() -> None:
     torch.manual_seed(0)
     other = Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8)).eval().requires_grad_(False)
-    assert not fits(other) and isinstance(decoder(other, {}), Whole)
+    assert not fits(other) and isinstance(decoder(other, Table()), Whole)
     assert not fits(a_llama(hidden_act="gelu"))
     windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
     assert not fits(a_llama(qwen=True, **windows))
     with torch.inference_mode():
         ids = tokens(1, 7)
-        found = decoder(other, {}).next_logits(ids, cache=DynamicCache())
+        found = decoder(other, Table()).next_logits(ids, cache=DynamicCache())
         wanted = other(input_ids=ids).logits[:, -1]
     assert torch.allclose(found, wanted, atol=TOLERANCE)
 
 
 def test_a_llama_is_decoded_lean_where_packing_is_worth_it() -> None:
     model = a_llama()
-    assert isinstance(decoder(model, {}), Lean)
+    assert isinstance(decoder(model, Table()), Lean)
     assert isinstance(decoder(model, None), Whole)
