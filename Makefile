@@ -11,7 +11,7 @@ LITELLM_VENV := .venv-litellm
 LITELLM := 1.106.2
 OPEN_WEBUI_VENV := .venv-open-webui
 LLAMA_VENV := .venv-llama
-LLAMA := 0.3.36
+LLAMA := 2026.10.11549
 AUDIT_VENV := .venv-audit
 PIP_AUDIT := 2.10.1
 
@@ -96,12 +96,12 @@ load: install-dev
 soak: install-dev
 	$(BIN)/python -m benchmarks.bench_soak --minutes 60
 
-# llama.cpp's server, compiled on the spot (a C++ compiler, some minutes): `benchmarks.bench_engines` shows it.
+# llama.cpp's server in a wheel: `benchmarks.bench_engines` shows it.
 llama-cpp: $(LLAMA_VENV)/.installed
 
 $(LLAMA_VENV)/.installed:
 	$(PYTHON) -m venv $(LLAMA_VENV)
-	$(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check 'llama-cpp-python[server]==$(LLAMA)'
+	$(LLAMA_VENV)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==$(LLAMA)
 	touch $@
 
 check: install-dev

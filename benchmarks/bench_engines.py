@@ -2,10 +2,10 @@
 
 All answer with the same model, in float32, greedy, so many new tokens, prompt included in the time, and take turns;
 the median of the turns counts. One client: transformers' `generate`. Eight at once: its continuous batching,
-and vLLM's CPU build where `--vllm` names its program. `--llama` names the Python of an environment with
-`llama-cpp-python[server]`: llama.cpp computes on the four-bit file that the embedded model comes as, with eight-bit
-arithmetic, so it is shown and not compared with. honed, vLLM and llama.cpp are asked over HTTP, transformers in this
-process. Prints a table and writes benchmarks/results/engines.json.
+and vLLM's CPU build where `--vllm` names its program. `--llama` names the Python of an environment with `xllamacpp`:
+llama.cpp computes on the four-bit file that the embedded model comes as, with eight-bit arithmetic, so it is shown
+and not compared with. honed, vLLM and llama.cpp are asked over HTTP, transformers in this process. Prints a table and
+writes benchmarks/results/engines.json.
 
     python -m benchmarks.bench_engines --vllm .venv-vllm/bin/vllm --llama .venv-llama/bin/python
 """
@@ -137,27 +137,10 @@ def vllm(
 
 
 def llama(python: str, threads: int, port: int) -> list[str]:
-    """llama.cpp's server on the embedded model's own file. It answers one request at a time."""
-    command = [
-        python,
-        "-m",
-        "llama_cpp.server",
-        "--model",
-        str(locate_bundled(next(iter(BUNDLED)))),
-        "--model_alias",
-        "base",
-    ]
-    return [
-        *command,
-        "--port",
-        str(port),
-        "--n_threads",
-        str(threads),
-        "--n_ctx",
-        "2048",
-        "--use_mmap",
-        "true",
-    ]
+    """llama.cpp's server on the embedded model's own file."""
+    server = Path(__file__).with_name("llama_server.py")
+    model = locate_bundled(next(iter(BUNDLED)))
+    return [python, str(server), str(model), "--port", str(port), "--threads", str(threads)]
 
 
 def measure(ways: list[Way], rounds: int) -> dict[int, dict[str, list[float]]]:
@@ -236,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vllm", help="vLLM's program")
     parser.add_argument("--arguments", default="[]", help="further arguments of `vllm serve`, as JSON")
-    parser.add_argument("--llama", help="Python of an environment with llama-cpp-python[server]")
+    parser.add_argument("--llama", help="Python of an environment with xllamacpp")
     parser.add_argument("--tokens", type=int, default=64, help="new tokens per answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=usable_cores())
