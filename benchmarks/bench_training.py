@@ -34,8 +34,6 @@ from policies.spec import KlSpec, LoraSpec, LossSpec, OptimSpec, Snapshot, Spec,
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 ROOT = Path(__file__).parents[1]
-#: Ratios that must hold.
-FLOORS = {"speed": 1.8, "memory": 0.6, "arithmetic": 0.5, "same": 4.0}
 #: Budgets nobody reaches: both sides do every step.
 NO_STOP = KlSpec(step_soft=99, step_hard=99, base_soft=99, base_hard=99)
 
@@ -174,7 +172,7 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         row[side.name] = told(side, len(held.examples) * options.epochs)
     row["ratio"] = {
         name: row["honed"][name] / row["trl"][name]
-        for name in ("per_second", "per_cpu_second", "per_second_whole")
+        for name in ("per_second", "per_cpu_second", "per_second_whole", "per_cpu_second_whole")
     }
     row["memory_ratio"] = row["honed"]["peak_mb"] / row["trl"]["peak_mb"]
     row["memory_ratio_above_model"] = row["honed"]["above_model_mb"] / row["trl"]["above_model_mb"]

@@ -1,3 +1,4 @@
+import json
 import subprocess
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bench_training import Side, same_satisfaction
+from benchmarks.bench_training import RESULTS, Side, report, same_satisfaction
 from benchmarks.training_data import answers, comparisons, thumbs
 from benchmarks.training_sides import columns, filled
 from benchmarks.training_work import common, forward_flop, matmul_peak, step_flop
@@ -108,6 +109,12 @@ def test_time_to_the_same_satisfaction(
     assert found["target"] == target
     assert found["wall"] == {"honed": seconds[0], "trl": seconds[1], "ratio": seconds[1] / seconds[0]}
     assert found["cpu"]["ratio"] == found["wall"]["ratio"]
+
+
+def test_the_committed_figures_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    report(json.loads(RESULTS.read_text()))
+    told = capsys.readouterr().out
+    assert "kto ratios" in told and "dpo ratios" in told and "% satisfied (base" in told
 
 
 def test_an_adapter_on_fewer_layers_does_nothing_on_the_others() -> None:
