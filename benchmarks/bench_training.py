@@ -154,7 +154,7 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         start("honed", run_dir, options.threads),
         start(
             *("trl", run_dir, options.threads, "--settings", json.dumps(options.settings)),
-            *("--layers", str(options.layers if options.trl_layers is None else options.trl_layers)),
+            *("--layers", str(options.trl_layers)),
         ),
     ]
     take_turns(sides)
@@ -165,7 +165,7 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         "layers": options.layers or "all",
         "threads": options.threads,
         "trl_settings": options.settings,
-        "trl_layers": (options.layers if options.trl_layers is None else options.trl_layers) or "all",
+        "trl_layers": options.trl_layers or "all",
         "step_ratio": {clock: paired(ours, theirs, clock) for clock in ("wall", "cpu")},
     }
     for side in sides:
@@ -295,6 +295,8 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
+    if options.trl_layers is None:
+        options.trl_layers = options.layers
     model, digest = resolve_base(EngineConfig(), Path("var"))
     speeds = peak(options.threads)
     results: dict[str, Any] = {

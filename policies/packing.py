@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 #: Rows the layout is chosen for. It serves other counts too.
 ROWS = 8
-#: The most rows that plain weights are asked for. With three the packed ones were faster wherever it was measured.
+#: The most rows that plain weights are asked for. For three the packed ones take four fifths of their time with one
+#: thread, and about as long with two (docs/log.md).
 THIN = 2
 
 
