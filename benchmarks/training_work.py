@@ -1,8 +1,9 @@
 """What training has to compute, by formula, and how fast this machine multiplies.
 
 Counted are the multiplications and additions of matrix products (2 a multiply-add) on the tokens there are: no
-padding, no recomputation, and nothing for the tokens that all rows of a run begin with, computed once a batch. A
-linear layer with weight (n, m) and a LoRA of rank r costs a token
+padding, no recomputation, nothing for an answer's last token, for the tokens that all rows of a run begin with
+(computed once a batch), nor for a prompt that another answer has brought along (`policies.layout`). A linear layer
+with weight (n, m) and a LoRA of rank r costs a token
 
     forward                 2nm + 2r(n + m)
     backward to its input   2nm + 2r(n + m)      frozen weight: no gradient of its own
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 
 from policies.batches import BASELINE_PER_STEP, Anchor, Row, Thumb
+from policies.layout import bundles, inputs
 from policies.objective import Lesson
 from policies.products import Product
 from policies.spec import Spec
@@ -50,9 +52,20 @@ def common(rows: Sequence[Row]) -> int:
     return min(at, min(row.start for row in rows) - 1)
 
 
+def beginnings(rows: Sequence[Row], shared: int, config: Any) -> list[int]:
+    """Of each row the tokens that are computed for another: the common ones, or the prompt of an answer before it."""
+    found = [shared] * len(rows)
+    together, _ = bundles(rows, shared=shared, width=config.hidden_size)
+    for group in together:
+        for index in group[1:]:
+            found[index] = rows[index].start
+    return found
+
+
 def forward_flop(row: Row, config: Any, *, blocks: int, rank: int, shared: int) -> float:
     """One forward of a row through `blocks` blocks and the head."""
-    own, total = len(row.ids) - shared, len(row.ids)
+    total = len(inputs(row))
+    own = total - shared
     linear = sum(2 * n * m + 2 * rank * (n + m) for n, m in linear_shapes(config))
     attention = 2 * config.hidden_size * (total * (total + 1) - shared * (shared + 1))
     head = 2 * config.vocab_size * config.hidden_size * len(row.answer)
@@ -61,9 +74,10 @@ def forward_flop(row: Row, config: Any, *, blocks: int, rank: int, shared: int) 
 
 def step_flop(row: Row, config: Any, *, blocks: int, rank: int, shared: int) -> float:
     """Forward and backward of a row."""
-    own = len(row.ids) - shared
+    total = len(inputs(row))
+    own = total - shared
     lora = sum(2 * rank * (n + m) for n, m in linear_shapes(config))
-    attention = 2 * config.hidden_size * (len(row.ids) * (len(row.ids) + 1) - shared * (shared + 1))
+    attention = 2 * config.hidden_size * (total * (total + 1) - shared * (shared + 1))
     forward = forward_flop(row, config, blocks=blocks, rank=rank, shared=shared)
     lowest = own * sum(2 * n * m + 2 * rank * m for n, m in linear_shapes(config)[:3])
     return 2 * forward + blocks * (own * lora + attention) - lowest
@@ -73,14 +87,18 @@ def train_flop(lesson: Lesson, spec: Spec, config: Any, *, steps: int) -> float:
     """All epochs of a run: every row forward and backward through the adapted blocks, and KTO's mismatched pairs
     forward. What lies below the adapter is the reference's (`reference_flop`).
     """
-    rows = [row for item in lesson.items for row in item.rows]
-    shared = common(rows)
+    shared = common([row for item in lesson.items for row in item.rows])
+    rows = [
+        (row, begun)
+        for item in lesson.items
+        for row, begun in zip(item.rows, beginnings(item.rows, shared, config), strict=True)
+    ]
     blocks = min(spec.lora.top_layers or config.num_hidden_layers, config.num_hidden_layers)
-    sizes = {"blocks": blocks, "rank": spec.lora.rank, "shared": shared}
-    total = spec.optim.epochs * sum(step_flop(row, config, **sizes) for row in rows)
+    sizes = {"blocks": blocks, "rank": spec.lora.rank}
+    total = spec.optim.epochs * sum(step_flop(row, config, shared=begun, **sizes) for row, begun in rows)
     if any(isinstance(item, Thumb) for item in lesson.items) and lesson.pairs:
-        each = sum(forward_flop(row, config, **sizes) for row in lesson.pairs) / len(lesson.pairs)
-        total += steps * min(BASELINE_PER_STEP, len(lesson.pairs)) * each
+        every = sum(forward_flop(row, config, shared=shared, **sizes) for row in lesson.pairs)
+        total += steps * min(BASELINE_PER_STEP, len(lesson.pairs)) * every / len(lesson.pairs)
     return total
 
 
@@ -88,7 +106,11 @@ def reference_flop(lesson: Lesson, config: Any, *, blocks: int) -> float:
     """One forward of every row that has a reference."""
     anchors = {item.row for item in lesson.items if isinstance(item, Anchor)}
     rows = [row for row in lesson.reference if row not in anchors]
-    return sum(forward_flop(row, config, blocks=blocks, rank=0, shared=common(rows)) for row in rows)
+    begun = beginnings(rows, common(rows), config)
+    return sum(
+        forward_flop(row, config, blocks=blocks, rank=0, shared=own)
+        for row, own in zip(rows, begun, strict=True)
+    )
 
 
 def best_seconds(work: Callable[[], Any], repeats: int = 9) -> float:

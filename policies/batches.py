@@ -166,26 +166,41 @@ def steps(items: Sequence[Item], *, size: int, epoch: int, seed: int) -> list[li
 
 
 def _groups(costs: Sequence[tuple[int, int]], budget: int) -> list[list[int]]:
-    """Group indices, longest first, so that rows * longest stays within `budget` (one index always fits)."""
-    order = sorted(range(len(costs)), key=lambda i: (-costs[i][1], i))
+    """Group indices so that rows * longest stays within `budget` (one index always fits): those of several rows
+    first, which are laid out in another way, and of them and of the others the longest first.
+    """
+    order = sorted(range(len(costs)), key=lambda i: (costs[i][0] == 1, -costs[i][1], i))
     groups: list[list[int]] = []
-    rows = longest = 0
+    rows = width = 0
     for index in order:
         count, length = costs[index]
-        if not groups or (rows + count) * longest > budget:
+        if not groups or (rows + count) * max(width, length) > budget:
             groups.append([])
-            rows, longest = 0, length
+            rows = width = 0
         groups[-1].append(index)
-        rows += count
+        rows, width = rows + count, max(width, length)
     return groups
+
+
+def longest(rows: Sequence[Row]) -> int:
+    """Tokens of the longest row; 0 of none."""
+    return max((len(row.ids) for row in rows), default=0)
 
 
 def micro_batches(items: Sequence[Item], budget: int) -> list[list[Item]]:
     """Split a step into pieces of at most `budget` padded tokens, a pair's two rows always together."""
-    costs = [(len(item.rows), max(len(row.ids) for row in item.rows)) for item in items]
+    costs = [(len(item.rows), longest(item.rows)) for item in items]
     return [[items[i] for i in group] for group in _groups(costs, budget)]
 
 
 def row_batches(rows: Sequence[Row], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of at most `budget` padded tokens."""
-    return _groups([(1, len(row.ids)) for row in rows], budget)
+    """Indices of rows in batches of at most `budget` padded tokens, answers to one prompt together where they fit."""
+    same: dict[tuple[int, ...], list[int]] = {}
+    for index, row in enumerate(rows):
+        same.setdefault(row.prompt, []).append(index)
+    units: list[list[int]] = []
+    for group in same.values():
+        room = max(1, budget // longest([rows[i] for i in group]))
+        units += [group[at : at + room] for at in range(0, len(group), room)]
+    costs = [(len(unit), longest([rows[i] for i in unit])) for unit in units]
+    return [[i for number in group for i in units[number]] for group in _groups(costs, budget)]

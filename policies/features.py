@@ -9,22 +9,26 @@ which reaching into its blocks directly would have to copy. That works for the L
 `.model.norm`) with uniform blocks; whatever differs, or computes something else when tried, is not cut.
 
 On top of that, positions that all rows of a batch begin with (the template's system turn) go through the blocks once
-per batch instead of once per row. Several prompts with a few short answers each (the battery) go further: their
+per batch instead of once per row, and so does a prompt with several answers where that is worth it (`layout.py`).
+Several prompts with a few short answers each (the battery) go further: their
 distinct tokens form a tree (`prefix_tree.py`) computed as one row, a token seeing what is above it and nothing else.
 
 Sequences are padded on the right and no mask is passed: under causal attention no real position sees the padding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
 
 from policies.batches import Row
+from policies.layout import Layout, bundles, inputs, lay_out
 from policies.prefix_tree import TokenTree, grow_tree, parent_slots
 from policies.scoring import visibility
 
@@ -61,8 +65,15 @@ def _with_blocks(inner: Any, blocks: nn.ModuleList, norm: nn.Module) -> Iterator
         inner.layers, inner.norm = whole, whole_norm
 
 
+def _again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a block computes, keeping nothing but its input where a gradient will be wanted."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
 class CutModel:
-    """Final hidden states of sequences, through kept lower states where that is exact.
+    """Final hidden states of sequences, through kept lower states and shared beginnings where that is exact.
 
     Args:
         causal: the model (adapters already inside its blocks).
@@ -77,12 +88,13 @@ class CutModel:
         blocks = blocks_of(causal)
         self._lower = self._upper = nn.ModuleList()
         self._first = first
-        self._cut = False
+        self._cut = self._shares = self._recomputes = False
         self.packs = blocks is not None and self._packs_exactly()
         """Whether `tree_states` may be asked."""
-        if blocks is not None and first > 0:
+        if blocks is not None:
             self._lower, self._upper = nn.ModuleList(blocks[:first]), nn.ModuleList(blocks[first:])
-            self._cut = self._exact()
+            self._cut = first > 0 and self._exact(cut=True)
+            self._shares = self._exact(cut=self._cut)
 
     @property
     def cut(self) -> bool:
@@ -91,22 +103,53 @@ class CutModel:
 
     def whole(self) -> None:
         """Cut nothing from here on, share nothing: the simple way, which the other is held against."""
-        self._cut = False
+        self._cut = self._shares = False
+
+    def recompute(self) -> None:
+        """From here on keep a block's input for the backward pass and compute the block again; needs less memory."""
+        if not self._recomputes:
+            self._recomputes = True
+            for block in self._upper:
+                block.forward = partial(_again, block.forward)  # an instance's own, over its class's
 
     def answer_states(self, rows: Sequence[Row]) -> Tensor:
         """Final (normed) states (N, H) of the positions before each answer token, rows one after the other.
 
         Differentiable in the adapter.
         """
-        shared = shared_prefix(rows) if self._cut else 0
+        # A block computed again would add its keys and values to the shared ones a second time.
+        shared = shared_prefix(rows) if self._shares and not self._recomputes else 0
+        together: list[list[int]] = []
+        alone = list(range(len(rows)))
+        if self._shares:
+            together, alone = bundles(rows, shared=shared, width=self._inner.config.hidden_size)
+        # In forwards of their own: a sequence of several answers is longer, and rows beside it would be filled up.
+        parts = [groups for groups in (together, [[index] for index in alone]) if groups]
+        order = [index for groups in parts for group in groups for index in group]
+        states = [self._states([[rows[i] for i in group] for group in groups], shared) for groups in parts]
+        flat = torch.cat(states)
+        if order == list(range(len(rows))):
+            return flat
+        found = dict(zip(order, flat.split([len(rows[index].answer) for index in order]), strict=True))
+        return torch.cat([found[index] for index in range(len(rows))])
+
+    def _states(self, groups: Sequence[Sequence[Row]], shared: int) -> Tensor:
+        """The same for groups of rows with one prompt each, a sequence for every group."""
+        layout = lay_out(groups)
         if self._cut:
-            below = self._below(rows)
+            below = self._below(groups, shared)
             with _with_blocks(self._inner, self._upper, self._inner.norm):
-                states = self._run("inputs_embeds", below, shared=shared, empty=self._first)
+                states = self._run("inputs_embeds", below, layout, shared=shared, empty=self._first)
         else:
-            states = self._run("input_ids", self._ids(rows), shared=0, empty=0)
-        ends = [(row.start - 1 - shared, len(row.ids) - 1 - shared) for row in rows]
-        return torch.cat([states[i, low:high] for i, (low, high) in enumerate(ends)])
+            states = self._run("input_ids", layout.ids(self._device), layout, shared=shared, empty=0)
+        width = states.shape[1]
+        rows = (row for group in groups for row in group)
+        places = [
+            number * width + place - shared
+            for row, (number, path) in zip(rows, layout.paths, strict=True)
+            for place in path[row.start - 1 : len(row.ids) - 1]
+        ]
+        return states.flatten(0, 1)[torch.tensor(places, dtype=torch.long, device=self._device)]
 
     def tree_states(self, tree: TokenTree) -> Tensor:
         """Final (normed) states (T, H) of a tree's tokens, in their order, as if every row was computed alone."""
@@ -138,13 +181,7 @@ class CutModel:
             self._room += kept.nbytes
         self._kept.clear()
 
-    def _ids(self, rows: Sequence[Row]) -> Tensor:
-        longest = max(len(row.ids) for row in rows)
-        return torch.tensor(
-            [[*row.ids, *[0] * (longest - len(row.ids))] for row in rows], device=self._device
-        )
-
-    def _run(self, name: str, values: Tensor, *, shared: int, empty: int) -> Tensor:
+    def _run(self, name: str, values: Tensor, layout: Layout, *, shared: int, empty: int) -> Tensor:
         """The model's forward on values (B, T, ...): final states (B, T - shared, H), the shared positions once.
 
         Every row of a batch begins with the template's system turn, so its keys and values are computed for one
@@ -155,37 +192,52 @@ class CutModel:
             empty: blocks missing under these; the cache gives them a length all the same, since masks and
                 positions are read off the first.
         """
+        seen: dict[str, Any] = {}
+        if layout.packed:
+            seen["attention_mask"] = layout.sight(self._device)[:, :, shared:]
+            seen["position_ids"] = layout.position_ids(self._device)[:, shared:]
         if not shared:
-            return self._inner(**{name: values}, use_cache=False).last_hidden_state
+            return self._inner(**{name: values}, use_cache=False, **seen).last_hidden_state
         cache = DynamicCache()
         self._inner(**{name: values[:1, :shared]}, past_key_values=cache, use_cache=True)
         for layer in cache.layers[:empty]:
             nothing = torch.zeros(1, 1, shared, 1, device=self._device)
             layer.update(nothing, nothing)
         cache.batch_repeat_interleave(len(values))
-        rest = self._inner(**{name: values[:, shared:]}, past_key_values=cache, use_cache=True)
+        rest = self._inner(**{name: values[:, shared:]}, past_key_values=cache, use_cache=True, **seen)
         return rest.last_hidden_state
 
-    def _lower_states(self, ids: Tensor, shared: int) -> Tensor:
+    def _lower_states(self, layout: Layout, shared: int) -> Tensor:
+        ids = layout.ids(self._device)
         with _with_blocks(self._inner, self._lower, nn.Identity()):
-            rest = self._run("input_ids", ids, shared=shared, empty=0)
+            rest = self._run("input_ids", ids, layout, shared=shared, empty=0)
             if not shared:
                 return rest
             head = self._inner(input_ids=ids[:1, :shared], use_cache=False).last_hidden_state
         return torch.cat([head.expand(len(ids), -1, -1), rest], dim=1)
 
     @torch.no_grad()
-    def _below(self, rows: Sequence[Row]) -> Tensor:
-        """States (B, T, H) under the first adapted block."""
-        missing = [row for row in rows if row.ids not in self._kept]
+    def _below(self, groups: Sequence[Sequence[Row]], shared: int) -> Tensor:
+        """States (B, T, H) under the first adapted block, a sequence for every group."""
+        missing = [
+            left for group in groups if (left := [row for row in group if inputs(row) not in self._kept])
+        ]
         fresh: dict[tuple[int, ...], Tensor] = {}
         if missing:
-            lower = self._lower_states(self._ids(missing), shared_prefix(missing))
-            for row, states in zip(missing, lower, strict=True):
-                fresh[row.ids] = states[: len(row.ids)].clone()
-                self._keep(row.ids, fresh[row.ids])
-        found = [self._kept.get(row.ids, fresh.get(row.ids)) for row in rows]
-        return nn.utils.rnn.pad_sequence([states for states in found if states is not None], batch_first=True)
+            layout = lay_out(missing)
+            lower = self._lower_states(layout, shared)
+            for row, (number, path) in zip(
+                (row for group in missing for row in group), layout.paths, strict=True
+            ):
+                fresh[inputs(row)] = lower[number, path]
+                self._keep(inputs(row), fresh[inputs(row)])
+        sequences = []
+        for group in groups:
+            found = [self._kept.get(inputs(row), fresh.get(inputs(row))) for row in group]
+            known = [states for states in found if states is not None]
+            prompt = group[0].start
+            sequences.append(torch.cat([known[0][:prompt], *(states[prompt:] for states in known)]))
+        return nn.utils.rnn.pad_sequence(sequences, batch_first=True)
 
     def _keep(self, key: tuple[int, ...], states: Tensor) -> None:
         if states.nbytes <= self._room and key not in self._kept:
@@ -193,19 +245,22 @@ class CutModel:
             self._room -= states.nbytes
 
     @torch.no_grad()
-    def _exact(self) -> bool:
-        """Try both shortcuts on two made-up rows against the whole forward."""
+    def _exact(self, *, cut: bool) -> bool:
+        """Try every shortcut on two made-up rows against the whole forward; the model is left as it was."""
         # Blocks of several kinds (sliding and full attention, say) are chosen by index, which the cut shifts.
         if self._mixed():
             return False
-        head, tail = range(3, 3 + SHARED), range(40, 48)
-        ids = torch.tensor([[*head, *tail], [*head, *reversed(tail)]], device=self._device)
-        whole = self._inner(input_ids=ids, use_cache=False).last_hidden_state
-        lower = self._lower_states(ids, SHARED)
-        with _with_blocks(self._inner, self._upper, self._inner.norm):
-            cut = self._run("inputs_embeds", lower, shared=0, empty=0)
-            once = self._run("inputs_embeds", lower, shared=SHARED, empty=self._first)
-        worst = max((whole - cut).abs().max(), (whole[:, SHARED:] - once).abs().max())
+        head, tail = range(3, 5 + SHARED), range(40, 49)
+        rows = [Row((*head, *end), len(head)) for end in (tail, range(48, 39, -1))]
+        before, self._cut = self._cut, False
+        whole = torch.cat([self._states([[row]], 0) for row in rows])
+        worst = 0.0
+        for groups in ([[row] for row in rows], [rows]):
+            for shared in (0, SHARED):
+                self._cut = cut
+                worst = max(worst, float((self._states(groups, shared) - whole).abs().max()))
+                self.forget()
+        self._cut = before
         return bool(worst <= TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1))
 
     def _mixed(self) -> bool:

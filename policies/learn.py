@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from policies.anchor import Distance, Watch, is_check
-from policies.batches import Anchor, Item, Row, Thumb, baseline_rows, micro_batches, steps
+from policies.batches import Anchor, Item, Row, Thumb, baseline_rows, longest, micro_batches, steps
 from policies.learner import Learner
 from policies.losses import kto_baseline
 from policies.objective import Lesson, piece_losses
+from policies.room import Room
 from policies.spec import LossSpec, Spec
 from store.errors import TrainingFailed
 
@@ -101,19 +102,48 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
                 raise TrainingFailed(f"step {done}: the policy gives no finite KL any more")
         on_step(done, len(plan), metrics)
         if done < len(plan) and not trace.distance.within(spec.kl):
-            return Outcome(done, True, trace.metrics())
-    return Outcome(len(plan), False, trace.metrics())
+            return Outcome(done, True, trace.metrics() | _memory(learner.room))
+    return Outcome(len(plan), False, trace.metrics() | _memory(learner.room))
+
+
+def _memory(room: Room) -> dict[str, float]:
+    """How steps were fitted into memory."""
+    return {"train/piece_tokens": float(room.trained), "train/recomputed": float(room.recomputed)}
 
 
 def _step(
     learner: Learner, lesson: Lesson, items: Sequence[Item], loss: LossSpec, trace: _Trace
 ) -> dict[str, float]:
-    """Leave one step's gradient on the weights, a piece at a time. Returns the step's metrics."""
+    """Leave one step's gradient on the weights. Returns the step's metrics."""
     kl_rho = torch.zeros(0, device=learner.device)
     if any(isinstance(item, Thumb) for item in items):
         kl_rho = _mismatched_rho(learner, lesson, len(trace.losses))
+    least = max(len(item.rows) * longest(item.rows) for item in items)
+    total = learner.fitted(
+        lambda: _gradient(learner, lesson, items, loss, kl_rho, trace), least, gradient=True
+    )
+    trace.losses.append(total)
+    metrics = {"train/loss": total}
+    if kl_rho.numel():
+        trace.baselines.append(float(kto_baseline(kl_rho)))
+        metrics["train/kto_baseline"] = trace.baselines[-1]
+    return metrics
+
+
+def _gradient(
+    learner: Learner,
+    lesson: Lesson,
+    items: Sequence[Item],
+    loss: LossSpec,
+    kl_rho: Tensor,
+    trace: _Trace,
+) -> float:
+    """The gradient of a step's items, a piece at a time. Returns their loss."""
+    # What an attempt that did not fit has left is not this one's.
+    for weight in learner.weights():
+        weight.grad = None
     total = 0.0
-    for piece in micro_batches(items, learner.budget // 2):
+    for piece in micro_batches(items, learner.room.trained):
         rows = list(dict.fromkeys(row for item in piece for row in item.rows))
         logprobs = dict(zip(rows, learner.logprobs(rows), strict=True))
         losses = piece_losses(lesson, piece, logprobs, kl_rho=kl_rho, loss=loss)
@@ -121,12 +151,7 @@ def _step(
         value.backward()
         total += float(value.detach())
         trace.saw(piece, logprobs)
-    trace.losses.append(total)
-    metrics = {"train/loss": total}
-    if kl_rho.numel():
-        trace.baselines.append(float(kto_baseline(kl_rho)))
-        metrics["train/kto_baseline"] = trace.baselines[-1]
-    return metrics
+    return total
 
 
 def _mismatched_rho(learner: Learner, lesson: Lesson, step: int) -> Tensor:

@@ -7,10 +7,10 @@ no change; its shape covers the incumbent's either way, so that one model shows 
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from policies.adapters import AdapterInfo, Shape, read_tensors, verify_adapter
-from policies.batches import Row, row_batches
+from policies.batches import Row, longest, row_batches
 from policies.features import CutModel, blocks_of
 from policies.logprobs import Head, token_logprobs
 from policies.products import Fast
+from policies.room import ON_CPU, ON_GPU, Room, is_out_of_memory, smaller
 from policies.spec import LoraSpec, Spec
 from store.errors import TrainingFailed
 
 View = Literal["candidate", "incumbent", "base"]
+T = TypeVar("T")
 _NAME = "default"
 
 
@@ -40,8 +42,8 @@ class Learner:
         self.head = Head(self.causal.get_output_embeddings(), packed=self.fast.packed)
         self.cut = CutModel(self.causal, first)
         self.device = self.head.weight.device
-        self.budget = 2048 if self.device.type == "cpu" else 32768
-        """Padded tokens of one forward without gradient; training takes half."""
+        self.room = Room(ON_CPU if self.device.type == "cpu" else ON_GPU)
+        """Shrinks where memory turns out to be too small: see `fitted`."""
         self._layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         self._scale = 1.0
         self._incumbent = incumbent
@@ -94,6 +96,35 @@ class Learner:
                 self._exchange()
                 self.set_scale(scale)
 
+    def fitted(self, work: Callable[[], T], least: int, *, gradient: bool) -> T:
+        """Do `work`, which keeps to `room`; again in less room as often as memory is too small.
+
+        Args:
+            least, gradient: as for `room.smaller`.
+
+        Raises:
+            TrainingFailed: not even the smallest piece fits.
+        """
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error).splitlines()[0]
+            # Past the handler, which holds on to the failed attempt's tensors.
+            found = smaller(self.room, least, gradient=gradient)
+            if found is None:
+                raise TrainingFailed(
+                    f"memory is too small for a row of {least} tokens ({said}); lower policies.train.max_length or "
+                    "policies.train.layers, or give the trainer more memory"
+                )
+            if found.recomputed:
+                self.cut.recompute()
+            self.room = found
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
     def logprobs(self, rows: Sequence[Row]) -> list[Tensor]:
         """Log-probabilities (nats) of each row's answer tokens, differentiable in the LoRA; one forward for all."""
         states = self.cut.answer_states(rows)
@@ -103,23 +134,31 @@ class Learner:
     @torch.no_grad()
     def sums(self, rows: Sequence[Row], *, view: View = "candidate") -> Tensor:
         """Log-probability (nats) of each whole answer, (N,), no gradient."""
-        out = torch.zeros(len(rows), device=self.device)
-        with self.seen_as(view):
-            for batch in row_batches(rows, self.budget):
+
+        def work() -> Tensor:
+            out = torch.zeros(len(rows), device=self.device)
+            for batch in row_batches(rows, self.room.tokens):
                 for index, values in zip(batch, self.logprobs([rows[i] for i in batch]), strict=True):
                     out[index] = values.sum()
-        return out
+            return out
+
+        with self.seen_as(view):
+            return self.fitted(work, longest(rows), gradient=False)
 
     @torch.no_grad()
     def answer_states(self, rows: Sequence[Row], *, view: View) -> list[Tensor]:
         """Final hidden states (tokens, H) before each answer token, per row, no gradient."""
-        found: dict[int, Tensor] = {}
-        with self.seen_as(view):
-            for batch in row_batches(rows, self.budget):
+
+        def work() -> list[Tensor]:
+            found: dict[int, Tensor] = {}
+            for batch in row_batches(rows, self.room.tokens):
                 picked = [rows[i] for i in batch]
                 states = self.cut.answer_states(picked).split([len(row.answer) for row in picked])
                 found.update(zip(batch, states, strict=True))
-        return [found[i] for i in range(len(rows))]
+            return [found[i] for i in range(len(rows))]
+
+        with self.seen_as(view):
+            return self.fitted(work, longest(rows), gradient=False)
 
     @torch.no_grad()
     def whole(self, row: Row, *, view: View) -> list[float]:
@@ -161,7 +200,7 @@ def load_learner(spec: Spec) -> Learner:
     shape, first = _shape(causal, spec.lora, incumbent)
     torch.manual_seed(spec.seed)
     with warnings.catch_warnings():
-        # PEFT asks transformers for a property under its old name; nothing here checkpoints.
+        # PEFT asks transformers for a property under its old name; blocks are recomputed another way.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         model = get_peft_model(causal, _lora_config(shape))
     model.eval()  # no dropout: a log-ratio of equal weights must be exactly zero

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.bench_training import RESULTS, Side, report, same_satisfaction
 from benchmarks.training_data import answers, comparisons, thumbs
 from benchmarks.training_sides import columns, filled
-from benchmarks.training_work import common, forward_flop, matmul_peak, step_flop
+from benchmarks.training_work import beginnings, common, forward_flop, matmul_peak, step_flop
 from daemon.people import has_list
 from policies.batches import Pair, Row, Thumb
 from policies.learner import load_learner
@@ -24,7 +24,7 @@ def products(row: Row, model: Path, *, backward: bool) -> float:
     learner = load_learner(make_spec(model, lora=LoraSpec(rank=4, alpha=8, top_layers=None)))
     with learner.fast.off(), FlopCounterMode(display=False) as counter:
         states = learner.causal.base_model(
-            input_ids=torch.tensor([row.ids]), use_cache=False
+            input_ids=torch.tensor([row.ids[:-1]]), use_cache=False
         ).last_hidden_state
         if backward:
             states.square().sum().backward()
@@ -38,7 +38,8 @@ def test_the_formula_counts_the_products_that_are_made(tiny_model: Path, backwar
     flop = step_flop if backward else forward_flop
     found = flop(ROW, config, blocks=config.num_hidden_layers, rank=4, shared=0)
     passes = 3 if backward else 1
-    attention = passes * config.num_hidden_layers * 2 * config.hidden_size * len(ROW.ids) * (len(ROW.ids) + 1)
+    fed = len(ROW.ids) - 1
+    attention = passes * config.num_hidden_layers * 2 * config.hidden_size * fed * (fed + 1)
     head = (1 + backward) * 2 * config.vocab_size * config.hidden_size * len(ROW.answer)
     assert found - attention - head == products(ROW, tiny_model, backward=backward)
 
@@ -50,6 +51,12 @@ def test_what_all_rows_begin_with_is_not_counted(tiny_model: Path) -> None:
     sizes = {"blocks": 2, "rank": 0}
     whole, part = (forward_flop(rows[0], config, shared=shared, **sizes) for shared in (0, 3))
     assert 0 < part < whole
+
+
+def test_a_prompt_with_two_answers_is_counted_once(tiny_model: Path) -> None:
+    config = load_learner(make_spec(tiny_model)).causal.config
+    rows = [Row((*range(40), last, last), 40) for last in (50, 51)] + [Row((*range(9), 7, 7), 9)]
+    assert beginnings(rows, 5, config) == [5, 40, 5]
 
 
 def test_a_peak_is_measured() -> None:

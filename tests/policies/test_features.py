@@ -13,6 +13,18 @@ from tests.policies.runs import make_spec
 
 APART = [Row(tuple(range(5, 30)), 10), Row(tuple(range(40, 52)), 3), Row((9, 8, 7), 1)]
 ALIKE = [Row((*range(60, 80), *range(5 + i, 12 + 2 * i)), 21 + i) for i in range(4)]
+#: Two prompts with three and two answers, one with one; the last of the five are not beside each other.
+SHARING = [
+    Row((*range(60, 80), *prompt, *answer), 20 + len(prompt))
+    for prompt, answer in (
+        (tuple(range(30, 58)), (90, 91, 92)),
+        (tuple(range(10, 40)), (70, 71)),
+        (tuple(range(30, 58)), (93, 90)),
+        ((3,), (4, 5, 6)),
+        (tuple(range(10, 40)), (72,)),
+        (tuple(range(30, 58)), (94, 95, 96, 97)),
+    )
+]
 
 
 @pytest.fixture
@@ -25,9 +37,9 @@ def learner(tiny_model: Path) -> Learner:
     return learner
 
 
-@pytest.fixture(params=[APART, ALIKE], ids=["apart", "alike"])
+@pytest.fixture(params=[APART, ALIKE, SHARING, SHARING[:3:2]], ids=["apart", "alike", "sharing", "a pair"])
 def rows(request: pytest.FixtureRequest) -> list[Row]:
-    """Rows that share nothing, and rows that begin alike."""
+    """Rows that share nothing, rows that begin alike, and answers to the same prompts."""
     found: list[Row] = request.param
     return found
 
@@ -72,18 +84,50 @@ def test_room_for_some_rows_keeps_those(learner: Learner, rows: list[Row]) -> No
     torch.testing.assert_close(little.answer_states(rows[::-1]), learner.cut.answer_states(rows[::-1]))
 
 
+def test_a_prompt_with_several_answers_is_computed_once(learner: Learner) -> None:
+    seen: list[int] = []
+    learner.causal.model.layers[-1].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(args[0].shape[:2].numel()), with_kwargs=True
+    )
+    learner.cut.answer_states(SHARING)
+    # What all begin with; two sequences of 28 and 6, and of 30 and 1; then the row that shares nothing more.
+    assert seen == [20, 2 * 34, 20, 3]
+
+
+def test_some_answers_of_a_prompt_may_be_known(learner: Learner) -> None:
+    learner.cut.answer_states(SHARING[:1])
+    learner.cut.answer_states(SHARING[4:5])
+    found = learner.cut.answer_states(SHARING)
+    torch.testing.assert_close(found, plain_states(learner.causal, SHARING), atol=2e-5, rtol=0)
+
+
 def test_adapters_in_every_block_run_whole(tiny_model: Path, rows: list[Row]) -> None:
     whole = load_learner(make_spec(tiny_model, lora=LoraSpec(rank=4, alpha=8, top_layers=None)))
     assert not whole.cut.cut
     torch.testing.assert_close(
         whole.cut.answer_states(rows), plain_states(whole.causal, rows), atol=2e-5, rtol=0
     )
+    assert shares(whole.cut)
+    whole.cut.whole()
+    assert not shares(whole.cut)
 
 
 def test_blocks_of_several_kinds_are_not_cut(tiny_model: Path) -> None:
     causal = AutoModelForCausalLM.from_pretrained(tiny_model)
     causal.config.layer_types = ["sliding_attention", "full_attention"] * 2
     assert not CutModel(causal, 2).cut
+    assert not shares(CutModel(causal, 2))
+
+
+def shares(cut: CutModel) -> bool:
+    """Whether a prompt is computed once for two answers."""
+    widths: list[int] = []
+    hook = cut._inner.layers[-1].register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(args[0].shape[1]), with_kwargs=True
+    )
+    cut.answer_states(SHARING)
+    hook.remove()
+    return max(widths) < len(SHARING[1].ids) - 1
 
 
 def test_a_model_that_scales_its_embeddings_is_not_cut(tiny_model: Path) -> None:
