@@ -231,6 +231,7 @@ async def train(runtime: Runtime, iteration: Iteration, *, rebuilt: bool) -> spe
             runtime.run_directory(iteration.id, rebuilt=rebuilt),
             on_progress=on_progress,
             stall_seconds=runtime.config.policies.train.stall_seconds,
+            processes=runtime.config.policies.train.processes,
         )
     finally:
         await runtime.engine.reclaim_compute()

@@ -1,7 +1,8 @@
 """The trainer child: started, listened to, and stopped; never trusted without its manifest.
 
 A fresh interpreter (never a fork: torch does not survive one) in a session of its own, so that stopping it
-stops everything it started. It shares only its run directory with the service.
+stops everything it started. It shares only its run directory with the service. Where several processes train one
+adapter (`policies.crew`) each is such a child; the first one tells and writes, and the loss of any ends all.
 """
 
 import asyncio
@@ -10,12 +11,13 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from daemon.memory import DEVICE_ORDER
 from policies import spec
-from store.errors import TrainingFailed
+from store.errors import ProcessLost, TrainingFailed
 from store.failpoints import PARENT
 from store.reading import lines_of, read_bytes, told_as
 
@@ -28,6 +30,7 @@ LOG = "trainer.log"
 TAIL = 64 * 1024
 
 OnProgress = Callable[[spec.Progress], None]
+Child = asyncio.subprocess.Process
 
 
 def finished(run_directory: Path) -> spec.Report | None:
@@ -58,23 +61,45 @@ def curve(run_directory: Path) -> list[dict[str, float]]:
     return rows
 
 
-async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: float) -> spec.Report:
-    """Train in a child and return its verified report; a run that already finished is not repeated.
+async def run(
+    run_directory: Path, *, on_progress: OnProgress, stall_seconds: float, processes: int = 1
+) -> spec.Report:
+    """Train in a child, or several, and return the verified report; a run that already finished is not repeated.
 
     Raises:
-        TrainingFailed: the child failed, stalled, or left nothing that verifies.
+        TrainingFailed: a child failed or stalled, or nothing was left that verifies.
     """
     done = finished(run_directory)
     if done is not None:
         return done
     # An earlier attempt's lines are not this child's.
     (run_directory / spec.PROGRESS).unlink(missing_ok=True)
-    with (run_directory / LOG).open("ab") as log:
-        child = await asyncio.create_subprocess_exec(
+    children: list[Child] = []
+    with tempfile.TemporaryDirectory(prefix="honed-meeting-") as folder:
+        try:
+            for rank in range(processes):
+                children.append(await start(run_directory, rank, processes, Path(folder) / "crew"))
+            progress = run_directory / spec.PROGRESS
+            await follow(children, progress, on_progress=on_progress, stall_seconds=stall_seconds)
+            failed = why(run_directory, [child.returncode for child in children])
+        finally:
+            await asyncio.gather(*map(stop, children))
+    report = None if failed else finished(run_directory)
+    if report is None:
+        raise TrainingFailed(failed or f"the trainer left no manifest: {last_words(run_directory / LOG)}")
+    return report
+
+
+async def start(run_directory: Path, rank: int, size: int, meeting: Path) -> Child:
+    """Start one of the processes that train."""
+    crew = ("--rank", str(rank), "--size", str(size), "--meeting", str(meeting)) if size > 1 else ()
+    with log_of(run_directory, rank).open("ab") as log:
+        return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "policies.train",
             str(run_directory.resolve()),
+            *crew,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -82,23 +107,12 @@ async def run(run_directory: Path, *, on_progress: OnProgress, stall_seconds: fl
             cwd=Path(__file__).resolve().parent.parent,
             env={**DEVICE_ORDER, **os.environ, PARENT: str(os.getpid())},
         )
-    try:
-        await follow(
-            child, run_directory / spec.PROGRESS, on_progress=on_progress, stall_seconds=stall_seconds
-        )
-    finally:
-        await stop(child)
-    report = finished(run_directory) if child.returncode == 0 else None
-    if report is None:
-        said = last_words(run_directory, disk_failed=child.returncode == os.EX_IOERR)
-        raise TrainingFailed(f"the trainer ended with status {child.returncode}: {said}")
-    return report
 
 
 async def follow(
-    child: asyncio.subprocess.Process, progress: Path, *, on_progress: OnProgress, stall_seconds: float
+    children: Sequence[Child], progress: Path, *, on_progress: OnProgress, stall_seconds: float
 ) -> None:
-    """Pass progress lines on until the child ends.
+    """Pass progress lines on until the first child ends, or another one ends badly.
 
     Raises:
         TrainingFailed: no line came for `stall_seconds`, or one that is none.
@@ -107,7 +121,7 @@ async def follow(
     heard = loop.time()
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(child.wait(), POLL)
+            await asyncio.wait_for(children[0].wait(), POLL)
         with told_as(TrainingFailed):
             lines = read_bytes(progress).split(b"\n")[:-1] if progress.exists() else []
         # A rerun starts the file anew, so what was seen may be longer than what is there.
@@ -115,13 +129,34 @@ async def follow(
             heard = loop.time()
             on_progress(spec.read_progress(line, progress))
         seen = len(lines)
-        if child.returncode is not None:
+        if children[0].returncode is not None or any(child.returncode for child in children[1:]):
             return
         if loop.time() - heard > stall_seconds:
             raise TrainingFailed(f"the trainer reported nothing for {stall_seconds:g} s and was stopped")
 
 
-async def stop(child: asyncio.subprocess.Process) -> None:
+def why(run_directory: Path, statuses: Sequence[int | None]) -> str | None:
+    """Why a run failed whose processes ended with these statuses (None: still running); None where none did.
+
+    One that lost another says so, which is no reason: the other's is.
+    """
+    found = []
+    for rank, status in enumerate(statuses):
+        if status:
+            said = last_words(log_of(run_directory, rank), disk_failed=status == os.EX_IOERR)
+            name = "the trainer" if len(statuses) == 1 else f"process {rank} of the trainer's {len(statuses)}"
+            found.append(
+                (said.startswith(ProcessLost.__name__), f"{name} ended with status {status}: {said}")
+            )
+    return min(found)[1] if found else None
+
+
+def log_of(run_directory: Path, rank: int) -> Path:
+    """What one of the processes has to say."""
+    return run_directory / (f"trainer-{rank}.log" if rank else LOG)
+
+
+async def stop(child: Child) -> None:
     """SIGTERM to the child's session, then SIGKILL to what is left of it."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         if child.returncode is not None:
@@ -132,9 +167,8 @@ async def stop(child: asyncio.subprocess.Process) -> None:
             await asyncio.wait_for(child.wait(), GRACE)
 
 
-def last_words(run_directory: Path, *, disk_failed: bool) -> str:
-    """The last line the child wrote, for the reason an operator reads; on a full disk it may have found no room."""
-    log = run_directory / LOG
+def last_words(log: Path, *, disk_failed: bool = False) -> str:
+    """The last line a child wrote, for the reason an operator reads; on a full disk it may have found no room."""
     lines: list[str] = []
     if log.is_file():
         with log.open("rb") as file:

@@ -148,6 +148,9 @@ class TrainConfig(BaseModel):
     """Temperature of probe answers."""
     threads: Literal["auto"] | Annotated[int, Field(ge=1)] = 1
     """CPU threads of the trainer. More than one beside a busy service is slower, not faster."""
+    processes: int = Field(default=1, ge=1, le=64)
+    """Processes that share every training step, each with a GPU of its own; hide GPUs that serve from them
+    (CUDA_VISIBLE_DEVICES). Without a GPU each takes policies.train.threads of the CPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Frozen base weights: auto is bfloat16 on a GPU, float32 on a CPU."""
     seed: int = Field(default=0, ge=0)

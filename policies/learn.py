@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from statistics import fmean
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from policies.anchor import Distance, Watch, is_check
 from policies.batches import Anchor, Item, Row, Thumb, baseline_rows, longest, micro_batches, steps
+from policies.crew import Crew
 from policies.learner import Learner
 from policies.losses import kto_baseline
 from policies.objective import Lesson, piece_losses
@@ -37,16 +38,14 @@ class _Trace:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     baselines: list[float] = field(default_factory=list)
-    anchors: dict[Row, float] = field(default_factory=dict)
+    anchors: dict[Row, tuple[int, float]] = field(default_factory=dict)
     distance: Distance = field(default_factory=lambda: Distance(0.0, 0.0))
 
-    def saw(self, piece: Sequence[Item], logprobs: Mapping[Row, Tensor]) -> None:
-        """Keep the newest NLL of each anchor; the last epoch's are what is reported."""
-        for item in piece:
-            if isinstance(item, Anchor):
-                self.anchors[item.row] = -float(logprobs[item.row].detach().mean())
+    def saw(self, anchors: Mapping[Row, float]) -> None:
+        """Keep the newest NLL of each anchor, with its step; the last epoch's are what is reported."""
+        self.anchors |= {row: (len(self.losses), nll) for row, nll in anchors.items()}
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, crew: Crew) -> dict[str, float]:
         found = {
             "train/loss_first": self.losses[0],
             "train/loss_last": self.losses[-1],
@@ -56,8 +55,11 @@ class _Trace:
         }
         if self.baselines:
             found["train/kto_baseline"] = fmean(self.baselines)
-        if self.anchors:
-            found["train/anchor_nll"] = fmean(self.anchors.values())
+        newest: dict[Row, tuple[int, float]] = {}
+        for anchors in crew.all(self.anchors):
+            newest |= {row: seen for row, seen in anchors.items() if seen > newest.get(row, (-1, 0.0))}
+        if newest:
+            found["train/anchor_nll"] = fmean(nll for _, nll in newest.values())
         return found
 
 
@@ -95,15 +97,15 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
         trace.norms.append(float(norm))
         metrics |= {"train/rate": rate, "train/grad_norm": float(norm)}
         if is_check(done, len(plan)):
-            trace.distance = watch.measure()
+            trace.distance = Distance(*learner.crew.told(astuple(watch.measure())))
             metrics |= {"train/kl_watched": trace.distance.step, "train/kl_base_watched": trace.distance.base}
             # The last step has no next loss to show that it went wrong.
             if not math.isfinite(trace.distance.step + trace.distance.base):
                 raise TrainingFailed(f"step {done}: the policy gives no finite KL any more")
         on_step(done, len(plan), metrics)
         if done < len(plan) and not trace.distance.within(spec.kl):
-            return Outcome(done, True, trace.metrics() | _memory(learner.room))
-    return Outcome(len(plan), False, trace.metrics() | _memory(learner.room))
+            return Outcome(done, True, trace.metrics(learner.crew) | _memory(learner.room))
+    return Outcome(len(plan), False, trace.metrics(learner.crew) | _memory(learner.room))
 
 
 def _memory(room: Room) -> dict[str, float]:
@@ -118,10 +120,14 @@ def _step(
     kl_rho = torch.zeros(0, device=learner.device)
     if any(isinstance(item, Thumb) for item in items):
         kl_rho = _mismatched_rho(learner, lesson, len(trace.losses))
-    least = max(len(item.rows) * longest(item.rows) for item in items)
-    total = learner.fitted(
-        lambda: _gradient(learner, lesson, items, loss, kl_rho, trace), least, gradient=True
+    own = [items[i] for i in learner.crew.part([sum(len(row.ids) for row in item.rows) for item in items])]
+    least = max((len(item.rows) * longest(item.rows) for item in own), default=0)
+    divisor = len(items) * lesson.mean_weight
+    share, anchors = learner.fitted(
+        lambda: _gradient(learner, lesson, own, divisor, loss, kl_rho), least, gradient=True
     )
+    total = _added(learner, share)
+    trace.saw(anchors)
     trace.losses.append(total)
     metrics = {"train/loss": total}
     if kl_rho.numel():
@@ -134,24 +140,48 @@ def _gradient(
     learner: Learner,
     lesson: Lesson,
     items: Sequence[Item],
+    divisor: float,
     loss: LossSpec,
     kl_rho: Tensor,
-    trace: _Trace,
-) -> float:
-    """The gradient of a step's items, a piece at a time. Returns their loss."""
+) -> tuple[float, dict[Row, float]]:
+    """The gradient of this process's items of a step, a piece at a time.
+
+    Args:
+        divisor: of the whole step's losses.
+
+    Returns:
+        Their share of the step's loss, and the NLL of the anchors among them.
+    """
     # What an attempt that did not fit has left is not this one's.
     for weight in learner.weights():
         weight.grad = None
-    total = 0.0
+    total, anchors = 0.0, {}
     for piece in micro_batches(items, learner.room.trained):
         rows = list(dict.fromkeys(row for item in piece for row in item.rows))
         logprobs = dict(zip(rows, learner.logprobs(rows), strict=True))
         losses = piece_losses(lesson, piece, logprobs, kl_rho=kl_rho, loss=loss)
-        value = losses.sum() / (len(items) * lesson.mean_weight)
+        value = losses.sum() / divisor
         value.backward()
         total += float(value.detach())
-        trace.saw(piece, logprobs)
-    return total
+        for item in piece:
+            if isinstance(item, Anchor):
+                anchors[item.row] = -float(logprobs[item.row].detach().mean())
+    return total, anchors
+
+
+def _added(learner: Learner, loss: float) -> float:
+    """Add up every process's gradient, in place, and their shares of the loss. Returns the step's loss."""
+    if learner.crew.size == 1:
+        return loss
+    weights = learner.weights()
+    parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    flat = torch.cat([*(part.flatten() for part in parts), parts[0].new_tensor([loss])])
+    learner.crew.add(flat)
+    at = 0
+    for weight in weights:
+        weight.grad = flat[at : at + weight.numel()].view_as(weight).to(weight)
+        at += weight.numel()
+    return float(flat[-1])
 
 
 def _mismatched_rho(learner: Learner, lesson: Lesson, step: int) -> Tensor:

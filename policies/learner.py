@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from policies.adapters import AdapterInfo, Shape, read_tensors, verify_adapter
 from policies.batches import Row, longest, row_batches
+from policies.crew import Crew, device
 from policies.features import CutModel, blocks_of
 from policies.logprobs import Head, token_logprobs
 from policies.products import Fast
@@ -44,6 +45,8 @@ class Learner:
         self.device = self.head.weight.device
         self.room = Room(ON_CPU if self.device.type == "cpu" else ON_GPU)
         """Shrinks where memory turns out to be too small: see `fitted`."""
+        self.crew = Crew()
+        """Who trains with this process."""
         self._layers = [module for module in model.modules() if hasattr(module, "lora_A")]
         self._scale = 1.0
         self._incumbent = incumbent
@@ -133,17 +136,21 @@ class Learner:
 
     @torch.no_grad()
     def sums(self, rows: Sequence[Row], *, view: View = "candidate") -> Tensor:
-        """Log-probability (nats) of each whole answer, (N,), no gradient."""
+        """Log-probability (nats) of each whole answer, (N,), no gradient; every process computes a part of them."""
+        if not rows:
+            return torch.zeros(0, device=self.device)
+        part = self.crew.part([len(row.ids) for row in rows])
+        own = [rows[index] for index in part]
 
         def work() -> Tensor:
             out = torch.zeros(len(rows), device=self.device)
-            for batch in row_batches(rows, self.room.tokens):
-                for index, values in zip(batch, self.logprobs([rows[i] for i in batch]), strict=True):
-                    out[index] = values.sum()
+            for batch in row_batches(own, self.room.tokens):
+                for index, values in zip(batch, self.logprobs([own[i] for i in batch]), strict=True):
+                    out[part[index]] = values.sum()
             return out
 
         with self.seen_as(view):
-            return self.fitted(work, longest(rows), gradient=False)
+            return self.crew.add(self.fitted(work, longest(own), gradient=False))
 
     @torch.no_grad()
     def answer_states(self, rows: Sequence[Row], *, view: View) -> list[Tensor]:
@@ -238,7 +245,7 @@ def _load_base(spec: Spec) -> Any:
         spec.model, dtype=dtype, local_files_only=True, use_safetensors=True
     )
     causal.requires_grad_(False)
-    return causal.to("cuda" if gpu else "cpu")
+    return causal.to(device())
 
 
 def _linear_names(inner: nn.Module) -> set[str]:

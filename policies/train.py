@@ -22,6 +22,7 @@ from policies.askable import answerable, refusal
 from policies.batches import Encoder, Item, Row
 from policies.chat import load_tokenizer
 from policies.child import die_with_parent, owning, sweep, yield_cpu
+from policies.crew import Place, use_gpu
 from policies.evaluate import Evaluation, attest, evaluate
 from policies.learn import OnStep, Outcome, learn
 from policies.learner import Learner, load_learner
@@ -84,30 +85,26 @@ class Journal:
         self.seconds[name] = round(time.monotonic() - began, 3)
 
 
-def run(run_dir: Path) -> None:
-    """Train, evaluate and publish what a sealed run directory asks for.
+def run(run_dir: Path, where: Place) -> None:
+    """Train, evaluate and publish what a sealed run directory asks for, as the first process or the only one.
 
     Raises:
         HonedError: the inputs, the incumbent or the optimisation are no good; no manifest was written.
     """
     snapshot = read_snapshot(run_dir)
     spec = snapshot.spec
-    if spec.threads is not None:
-        torch.set_num_threads(spec.threads)
     journal = Journal(run_dir / PROGRESS, {})
     with journal.phase("load"):
-        encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
-        if refused := refusal(snapshot.battery, encoder.tokenizer):
-            raise TrainingFailed(refused)
-        snapshot, untaken = answerable(snapshot, encoder.tokenizer)
-        items = encoder.items(snapshot.examples)
-        learner = load_learner(spec)
+        encoder, snapshot, items, untaken = _encoded(snapshot)
+        learner = _loaded(spec, where)
         failpoint("trainer.loaded")
+        learner.crew.join(where)
     with journal.phase("reference"):
         lesson = prepare(learner, items, spec)
         watch = Watch(learner, _watched(snapshot, encoder, items))
     with journal.phase("train"):
         outcome = learn(learner, lesson, spec, watch=watch, on_step=_stepping(journal))
+        learner.crew.part_ways()
         failpoint("trainer.trained")
     with journal.phase("evaluate"):
         evaluation = evaluate(learner, snapshot, encoder, on_step=journal.steps_of("evaluate"))
@@ -123,6 +120,35 @@ def run(run_dir: Path) -> None:
     write_json(run_dir / REPORT, report.model_dump(mode="json"))
     write_manifest(run_dir, [name for name in SEALED if name != BATTERY or (run_dir / name).is_file()])
     failpoint("trainer.manifest.written")
+
+
+def help_run(run_dir: Path, where: Place) -> None:
+    """What the others of several processes do: the same as `run` up to the trained adapter, and write nothing."""
+    snapshot = read_snapshot(run_dir)
+    _, _, items, _ = _encoded(snapshot)
+    learner = _loaded(snapshot.spec, where)
+    learner.crew.join(where)
+    lesson = prepare(learner, items, snapshot.spec)
+    # The first one watches for all.
+    learn(learner, lesson, snapshot.spec, watch=Watch(learner, []), on_step=lambda *_: None)
+    learner.crew.part_ways()
+
+
+def _encoded(snapshot: Snapshot) -> tuple[Encoder, Snapshot, list[Item], int]:
+    """The tokenizer, what of the snapshot the model can be asked, the items to train on, and the number left out."""
+    spec = snapshot.spec
+    encoder = Encoder(load_tokenizer(Path(spec.model)), spec.max_length)
+    if refused := refusal(snapshot.battery, encoder.tokenizer):
+        raise TrainingFailed(refused)
+    snapshot, untaken = answerable(snapshot, encoder.tokenizer)
+    return encoder, snapshot, encoder.items(snapshot.examples), untaken
+
+
+def _loaded(spec: Spec, where: Place) -> Learner:
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    use_gpu(where)
+    return load_learner(spec)
 
 
 def _stepping(journal: Journal) -> OnStep:
@@ -176,14 +202,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m policies.train", description=run.__doc__)
     parser.add_argument("run_dir", type=Path)
-    run_dir = parser.parse_args(argv).run_dir
+    parser.add_argument("--rank", type=int, default=0, help="of several processes, which this one is")
+    parser.add_argument("--size", type=int, default=1, help="how many processes there are")
+    parser.add_argument("--meeting", type=Path, help="a file through which they find each other")
+    arguments = parser.parse_args(argv)
+    run_dir: Path = arguments.run_dir
     disable_progress_bar()  # stderr is for the one line that says why a run failed
     try:
         die_with_parent()
         yield_cpu()
+        where = Place.of(arguments.rank, arguments.size, arguments.meeting)
+        if where.rank:
+            help_run(run_dir, where)
+            return 0
         with owning(run_dir):
             sweep(run_dir)
-            run(run_dir)
+            run(run_dir, where)
     except HonedError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1

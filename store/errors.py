@@ -83,6 +83,10 @@ class TrainingFailed(HonedError):
     """The trainer child ended without a verified report."""
 
 
+class ProcessLost(TrainingFailed):
+    """Another of the processes that train together is gone; why, is for that one to tell."""
+
+
 class EngineError(HonedError):
     """The engine cannot serve this now; `retry_after` is in seconds."""
 

@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
+from policies.adapters import read_tensors
 from policies.battery import BatteryItem, Choice, Flip, Passage, Pattern
 from policies.spec import (
+    ADAPTER,
     AnchorExample,
     DpoExample,
     EvalSpec,
@@ -20,6 +25,7 @@ from policies.spec import (
     Spec,
     TrainingExample,
     Turn,
+    read_report,
     write_snapshot,
 )
 
@@ -101,3 +107,23 @@ def train_child(run_dir: Path, **environment: str) -> subprocess.CompletedProces
         text=True,
         timeout=180,
     )
+
+
+def make_crew_run(run_dir: Path, model: Path, *, epochs: int = 3) -> Path:
+    """A run of steps with every form of example in them, for one process or several."""
+    spec = make_spec(model, optim=OptimSpec(epochs=epochs, batch_size=6, learning_rate=1e-2), max_length=128)
+    return make_run(run_dir, spec, [*map(thumb, range(11)), *map(pair, range(5)), *map(anchor, range(4))])
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """The adapter and what was told of its training, up to the order of sums."""
+    ours, theirs = read_tensors(found / ADAPTER), read_tensors(wanted / ADAPTER)
+    largest = max(float(tensor.abs().max()) for tensor in theirs.values())
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(ours[name], tensor, atol=1e-3 * largest, rtol=0)
+    one, other = read_report(found), read_report(wanted)
+    for name in ("loss_first", "loss_last", "grad_norm", "anchor_nll", "kto_baseline", "kl_watched"):
+        told, expected = (report.metrics[f"train/{name}"] for report in (one, other))
+        assert told == pytest.approx(expected, rel=1e-2, abs=1e-4)
+    assert one.steps == other.steps
