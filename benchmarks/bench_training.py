@@ -6,10 +6,12 @@ training, no gradient checkpointing, whole batches. Each side is a process of it
 and does one optimiser step a turn, so that what else the machine does falls on both; the median of the ratios of the
 pairs of turns is reported. CPU seconds are given beside wall seconds: neighbours change them less.
 
-Then the adapters of every epoch are held against votes on questions nobody trained on, and draw answers to them: what
-share people would like, and after how many seconds, reference included, either side had reached the same share. The
-arithmetic of honed's steps (by formula, `training_work`) is held against the fastest float32 matrix product measured
-in the same run. Prints a table and writes benchmarks/results/training.json.
+TRL may then go over the same data by itself with other settings (`--also`), since what is best for it need not be
+what honed ships. The adapters of every epoch are held against votes on questions nobody trained on, and draw answers
+to them: what share people would like, and after how many seconds, reference included, honed and the fastest of
+TRL's runs had reached the same share. The arithmetic
+of honed's steps (by formula, `training_work`) is held against the fastest float32 matrix product measured in the same
+run. Prints a table and writes benchmarks/results/training.json.
 
     python -m benchmarks.bench_training
 """
@@ -85,8 +87,8 @@ class Side:
         return self.seconds("reference", clock) + sum(line[clock] for line in steps)
 
 
-def start(name: str, run_dir: Path, threads: int, *more: str) -> Side:
-    command = [sys.executable, "-m", "benchmarks.training_sides", name, str(run_dir), *more]
+def start(kind: str, run_dir: Path, threads: int, *more: str, name: str) -> Side:
+    command = [sys.executable, "-m", "benchmarks.training_sides", kind, str(run_dir), "--name", name, *more]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
@@ -100,6 +102,11 @@ def start(name: str, run_dir: Path, threads: int, *more: str) -> Side:
     side = Side(name, child)
     side.listen()
     return side
+
+
+def start_trl(name: str, run_dir: Path, settings: dict[str, Any], options: argparse.Namespace) -> Side:
+    told = ("--settings", json.dumps(settings), "--layers", str(options.trl_layers))
+    return start("trl", run_dir, options.threads, *told, name=name)
 
 
 def take_turns(sides: list[Side]) -> None:
@@ -151,14 +158,15 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
     held = snapshot(kind, model, digest, options)
     write_snapshot(run_dir, held)
     sides = [
-        start("honed", run_dir, options.threads),
-        start(
-            *("trl", run_dir, options.threads, "--settings", json.dumps(options.settings)),
-            *("--layers", str(options.trl_layers)),
-        ),
+        start("honed", run_dir, options.threads, name="honed"),
+        start_trl("trl", run_dir, options.settings, options),
     ]
     take_turns(sides)
     ours, theirs = sides
+    others = []
+    for number, settings in enumerate(options.also, start=1):
+        others.append(start_trl(f"trl{number}", run_dir, options.settings | settings, options))
+        take_turns(others[-1:])
     row: dict[str, Any] = {
         "examples": len(held.examples),
         "epochs": options.epochs,
@@ -170,6 +178,9 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
     }
     for side in sides:
         row[side.name] = told(side, len(held.examples) * options.epochs)
+    for side, settings in zip(others, options.also, strict=True):
+        epochs = settings.get("num_train_epochs", options.epochs)
+        row[side.name] = {"settings": settings, **told(side, len(held.examples) * epochs)}
     row["ratio"] = {
         name: row["honed"][name] / row["trl"][name]
         for name in ("per_second", "per_cpu_second", "per_second_whole", "per_cpu_second_whole")
@@ -185,24 +196,31 @@ def compare(kind: str, folder: Path, model: Path, digest: str, options: argparse
         check=True,
     )
     found = [json.loads(text) for text in judge.stdout.splitlines() if text.startswith('{"')]
-    for side in sides:
+    for side in (*sides, *others):
         row[side.name]["heldout"] = [each for each in found if each["side"] == side.name]
     row["base_satisfied"] = next(each["satisfied"] for each in found if each["side"] == "base")
-    row["same_satisfaction"] = same_satisfaction(ours, theirs, row)
+    row["same_satisfaction"] = same_satisfaction(ours, [theirs, *others], row)
     return row
 
 
-def same_satisfaction(ours: Side, theirs: Side, row: dict[str, Any]) -> dict[str, Any]:
-    """Seconds until each side had reached what the worse of the two reached at all, at the end of an epoch."""
-    shares = {side.name: [each["satisfied"] for each in row[side.name]["heldout"]] for side in (ours, theirs)}
-    target = min(max(reached) for reached in shares.values())
+def same_satisfaction(ours: Side, theirs: Sequence[Side], row: dict[str, Any]) -> dict[str, Any]:
+    """Seconds until honed, and the fastest of TRL's runs that did, had reached what the better of TRL's reached at
+    all, or honed where that is less; at the end of an epoch.
+    """
+    shares = {
+        side.name: [each["satisfied"] for each in row[side.name]["heldout"]] for side in (ours, *theirs)
+    }
+    target = min(max(shares[ours.name]), max(max(shares[side.name]) for side in theirs))
     found: dict[str, Any] = {"target": target}
     for clock in ("wall", "cpu"):
-        mine, other = (
-            side.until(first(shares[side.name], target) / len(shares[side.name]), clock)
-            for side in (ours, theirs)
-        )
-        found[clock] = {"honed": mine, "trl": other, "ratio": other / mine}
+        seconds = {
+            side.name: side.until(first(reached, target) / len(reached), clock)
+            for side in (ours, *theirs)
+            if max(reached := shares[side.name]) >= target
+        }
+        fastest = min((side.name for side in theirs if side.name in seconds), key=seconds.__getitem__)
+        mine, other = seconds[ours.name], seconds[fastest]
+        found[clock] = {"honed": mine, "trl": other, "of": fastest, "ratio": other / mine}
     return found
 
 
@@ -254,14 +272,17 @@ def report(results: dict[str, Any]) -> None:
     best = results["peak_gflops"]["best"]
     print(f"fastest float32 matrix product: {best:.0f} GFLOP/s, {results['threads']} thread(s)")
     for kind, row in ((kind, results[kind]) for kind in ("kto", "dpo") if kind in results):
-        for name in ("honed", "trl"):
-            side, held = row[name], row[name]["heldout"][-1]
+        for name, side in row.items():
+            if not isinstance(side, dict) or "heldout" not in side:
+                continue
+            held = side["heldout"][-1]
             print(
                 f"{kind} {name:5}  {side['per_second']:.2f}/s, {side['per_cpu_second']:.2f} a CPU second, "
                 f"reference {side['reference_cpu_s']:.0f} CPU s, peak {side['peak_mb']:.0f} MB "
                 f"({side['above_model_mb']:.0f} over the model), held-out AUC {held['heldout/auc']:.2f} "
                 f"[{held['heldout/auc_low']:.2f}, {held['heldout/auc_high']:.2f}], satisfied after each epoch "
-                + " ".join(f"{each['satisfied']:.0%}" for each in row[name]["heldout"])
+                + " ".join(f"{each['satisfied']:.0%}" for each in side["heldout"])
+                + (f", with {json.dumps(side['settings'])}" if "settings" in side else "")
             )
         same = row["same_satisfaction"]
         print(
@@ -292,6 +313,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--settings", type=json.loads, default={}, help="further arguments of TRL's trainers, JSON"
+    )
+    parser.add_argument(
+        "--also",
+        type=json.loads,
+        default=[],
+        help="settings of further runs of TRL's, a JSON list of objects",
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()

@@ -42,7 +42,7 @@ from policies.spec import Snapshot, Spec, read_snapshot
 
 ADAPTER = "adapter"
 #: Answers to each question that satisfaction is measured on.
-DRAWS = 2
+DRAWS = 4
 
 
 def memory(name: str) -> float:
@@ -145,7 +145,7 @@ def columns(items: Sequence[Item], batch: int) -> dict[str, list[Any]]:
 
 
 def trl_arguments(spec: Spec, output: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """TRL's arguments for the same optimisation; `settings` are those that only matter to speed and memory."""
+    """TRL's arguments for the same optimisation, and over them `settings`."""
     arguments: dict[str, Any] = {
         "output_dir": str(output),
         "num_train_epochs": spec.optim.epochs,
@@ -209,7 +209,7 @@ def trl_trainer(turns: Turns, kind: str) -> Any:
     return Trainer
 
 
-def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any], layers: int) -> None:
+def trl(turns: Turns, keep: Path, snapshot: Snapshot, settings: dict[str, Any], layers: int) -> None:
     """TRL's trainer for the same run, as its documentation has one use it. `layers`: as in `trl_model`."""
     import datasets
     import trl as library
@@ -223,12 +223,12 @@ def trl(turns: Turns, run_dir: Path, snapshot: Snapshot, settings: dict[str, Any
             turns.end()
 
         def on_epoch_end(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
-            model.save_pretrained(run_dir / "trl" / f"{ADAPTER}-{round(state.epoch)}")
+            model.save_pretrained(keep / f"{ADAPTER}-{round(state.epoch)}")
 
     spec = snapshot.spec
     items = Encoder(load_tokenizer(Path(spec.model)), spec.max_length).items(snapshot.examples)
     kind = "KTO" if isinstance(items[0], Thumb) else "DPO"
-    arguments = trl_arguments(spec, run_dir / "trl", settings)
+    arguments = trl_arguments(spec, keep, settings)
     if kind == "KTO":
         ups = sum(item.label for item in items if isinstance(item, Thumb))
         weights = class_weights(
@@ -262,16 +262,16 @@ def judge(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
     base = learner.sums(rows, view="base")
     found: dict[str, dict[str, Any]] = {"base-0": {"side": "base", "epoch": 0}}
     refs: dict[str, AdapterRef | None] = {"base-0": None}
-    for side in ("honed", "trl"):
-        for epoch in range(1, spec.optim.epochs + 1):
-            name = f"{side}-{epoch}"
-            learner.read(filled(read_tensors(run_dir / side / f"{ADAPTER}-{epoch}"), learner.tensors()))
-            change = (learner.sums(rows) - base).tolist()
-            told = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
-            found[name] = {"side": side, "epoch": epoch, **told, "mean_change": statistics.fmean(change)}
-            ready = run_dir / "judged" / name
-            digest = save_adapter(learner.tensors(), ready, shape=learner.shape, base=spec.model)
-            refs[name] = AdapterRef(name, ready, digest)
+    for kept in sorted(run_dir.glob(f"*/{ADAPTER}-*")):
+        side, epoch = kept.parent.name, int(kept.name.rpartition("-")[2])
+        name = f"{side}-{epoch}"
+        learner.read(filled(read_tensors(kept), learner.tensors()))
+        change = (learner.sums(rows) - base).tolist()
+        told = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
+        found[name] = {"side": side, "epoch": epoch, **told, "mean_change": statistics.fmean(change)}
+        ready = run_dir / "judged" / name
+        digest = save_adapter(learner.tensors(), ready, shape=learner.shape, base=spec.model)
+        refs[name] = AdapterRef(name, ready, digest)
     del learner
     shares = asyncio.run(satisfied(spec, refs))
     for name, line in found.items():
@@ -305,6 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=["honed", "trl", "judge"])
     parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--name", help="what its adapters are kept under; by default the side")
     parser.add_argument("--settings", type=json.loads, default={}, help="further arguments of TRL's trainer")
     parser.add_argument("--layers", type=int, default=0, help="blocks from the top that TRL adapts; 0 is all")
     arguments = parser.parse_args(argv)
@@ -315,7 +316,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.set_num_threads(snapshot.spec.threads)
     turns = Turns()
     if arguments.side == "trl":
-        trl(turns, arguments.run_dir, snapshot, arguments.settings, arguments.layers)
+        keep = arguments.run_dir / (arguments.name or "trl")
+        trl(turns, keep, snapshot, arguments.settings, arguments.layers)
     elif arguments.side == "honed":
         honed(turns, arguments.run_dir, snapshot)
     else:

@@ -112,10 +112,32 @@ def test_time_to_the_same_satisfaction(
         name: {"heldout": [{"satisfied": share} for share in shares]}
         for name, shares in (("honed", ours), ("trl", theirs))
     }
-    found = same_satisfaction(*sides, row)
+    found = same_satisfaction(sides[0], sides[1:], row)
     assert found["target"] == target
-    assert found["wall"] == {"honed": seconds[0], "trl": seconds[1], "ratio": seconds[1] / seconds[0]}
+    expected = {"honed": seconds[0], "trl": seconds[1], "of": "trl", "ratio": seconds[1] / seconds[0]}
+    assert found["wall"] == expected
     assert found["cpu"]["ratio"] == found["wall"]["ratio"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "target", "seconds", "of"),
+    [
+        ({"trl": [0.2, 0.3, 0.5], "trl1": [0.5]}, 0.5, 20 + 6, "trl1"),
+        ({"trl": [0.2, 0.3, 0.4], "trl1": [0.3]}, 0.4, 20 + 60, "trl"),
+        ({"trl": [0.2, 0.3, 0.4], "trl1": [0.6]}, 0.5, 20 + 6, "trl1"),
+    ],
+)
+def test_the_fastest_of_trls_runs_counts(
+    theirs: dict[str, list[float]], target: float, seconds: float, of: str
+) -> None:
+    """Honed reaches 0.5 in its second epoch."""
+    ours = a_side("honed", 10.0, [1.0] * 6)
+    sides = [a_side("trl", 20.0, [10.0] * 6), a_side("trl1", 20.0, [3.0] * 2)]
+    reached = {"honed": [0.1, 0.5, 0.4], **theirs}
+    row = {name: {"heldout": [{"satisfied": share} for share in shares]} for name, shares in reached.items()}
+    found = same_satisfaction(ours, sides, row)
+    assert found["target"] == target
+    assert found["wall"] == {"honed": 14, "trl": seconds, "of": of, "ratio": seconds / 14}
 
 
 def test_the_committed_figures_can_be_told(capsys: pytest.CaptureFixture[str]) -> None:
