@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import math
 import os
+import secrets
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -74,16 +74,18 @@ async def run(
         return done
     # An earlier attempt's lines are not this child's.
     (run_directory / spec.PROGRESS).unlink(missing_ok=True)
+    # A name of its own for every attempt: what an earlier one left says where others were.
+    meeting = run_directory / f"crew-{secrets.token_hex(4)}"
     children: list[Child] = []
-    with tempfile.TemporaryDirectory(prefix="honed-meeting-") as folder:
-        try:
-            for rank in range(processes):
-                children.append(await start(run_directory, rank, processes, Path(folder) / "crew"))
-            progress = run_directory / spec.PROGRESS
-            await follow(children, progress, on_progress=on_progress, stall_seconds=stall_seconds)
-            failed = why(run_directory, [child.returncode for child in children])
-        finally:
-            await asyncio.gather(*map(stop, children))
+    try:
+        for rank in range(processes):
+            children.append(await start(run_directory, rank, processes, meeting))
+        progress = run_directory / spec.PROGRESS
+        await follow(children, progress, on_progress=on_progress, stall_seconds=stall_seconds)
+        failed = why(run_directory, [child.returncode for child in children])
+    finally:
+        await asyncio.gather(*map(stop, children))
+        meeting.unlink(missing_ok=True)
     report = None if failed else finished(run_directory)
     if report is None:
         raise TrainingFailed(failed or f"the trainer left no manifest: {last_words(run_directory / LOG)}")

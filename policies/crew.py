@@ -5,7 +5,7 @@ log-probabilities, and each step's gradient, after which every process takes the
 writes, evaluates and talks to the service, as a trainer of one process does; the others end when training has.
 
 The service starts them, and ends them all where one is lost: a collective operation may wait for it for minutes. They
-meet through a file of their own, so no port is opened for it. `torchrun -m policies.train RUN_DIR` works as
+meet through a file in the run directory, so no port is opened for it. `torchrun -m policies.train RUN_DIR` works as
 well; then it is torchrun that starts them and where they meet.
 """
 

@@ -108,7 +108,7 @@ def test_several_processes_train_the_adapter_of_one(
     asyncio.run(train(run_dir, processes, lambda _: seen.append(len(trainers(run_dir)))))
     assert_same_run(run_dir, alone)
     assert max(seen) == processes
-    assert not trainers(run_dir)
+    assert not trainers(run_dir) and not list(run_dir.glob("crew-*"))
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_the_loss_of_one_process_ends_them_all(tiny_model: Path, tmp_path: Path,
 
     with pytest.raises(TrainingFailed, match=f"process {rank} of the trainer's 2 ended with status -9"):
         asyncio.run(train(run_dir, 2, kill))
-    assert not trainers(run_dir)
+    assert not trainers(run_dir) and not list(run_dir.glob("crew-*"))
     assert not (run_dir / MANIFEST).exists()
 
 
