@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from policies.anchor import Watch
-from policies.batches import Encoder
+from policies.batches import Encoder, Pair
 from policies.chat import load_tokenizer
+from policies.features import shared_prefix
+from policies.layout import bundles
 from policies.learn import learn
 from policies.learner import Learner, load_learner
 from policies.objective import prepare
@@ -99,6 +101,8 @@ def trained(model: Path, layers: int | None, *, simple: bool) -> tuple[list[floa
     learner = load_learner(spec)
     examples: list[KtoExample | DpoExample] = [*map(thumb, range(10)), *map(pair, range(4))]
     items = Encoder(load_tokenizer(model), spec.max_length).items([*examples, *map(anchor, range(3))])
+    rows = [row for item in items if isinstance(item, Pair) for row in item.rows]
+    assert len(bundles(rows, shared=shared_prefix(rows), width=48)[0]) == 4  # prompts are shared in this run
     losses: list[float] = []
 
     def train() -> None:
