@@ -282,6 +282,9 @@ def report(results: dict[str, Any]) -> None:
                 f"({side['above_model_mb']:.0f} over the model), held-out AUC {held['heldout/auc']:.2f} "
                 f"[{held['heldout/auc_low']:.2f}, {held['heldout/auc_high']:.2f}], satisfied after each epoch "
                 + " ".join(f"{each['satisfied']:.0%}" for each in side["heldout"])
+                + "".join(
+                    f", KL {each['kl']:.2f} nats/token" for each in side["heldout"][-1:] if "kl" in each
+                )
                 + (f", with {json.dumps(side['settings'])}" if "settings" in side else "")
             )
         same = row["same_satisfaction"]

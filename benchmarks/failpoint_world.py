@@ -149,7 +149,7 @@ class World:
         return status
 
     def tail(self) -> str:
-        logs = (self.log, self.folder / "command.log", *self.state.glob("iterations/*/trainer.log"))
+        logs = (self.log, self.folder / "command.log", *self.state.glob("iterations/*/trainer*.log"))
         return "\n".join(
             f"{log.name}: {log.read_text(errors='replace')[-1500:]}" for log in logs if log.is_file()
         )

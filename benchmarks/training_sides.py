@@ -250,7 +250,8 @@ def trl(turns: Turns, keep: Path, snapshot: Snapshot, settings: dict[str, Any], 
 
 def judge(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
     """Tell of each side's adapters, measured by the same code, on questions that nobody trained on: the AUC of the
-    change of votes' log-probability with its 90% interval, and the share of new answers that people would like.
+    change of votes' log-probability with its 90% interval, the distance from base on some of base's answers (`Watch`,
+    nats per token), and the share of new answers that people would like.
     """
     spec = snapshot.spec
     # TRL's may be on more layers than honed's.
@@ -262,13 +263,17 @@ def judge(turns: Turns, run_dir: Path, snapshot: Snapshot) -> None:
     base = learner.sums(rows, view="base")
     found: dict[str, dict[str, Any]] = {"base-0": {"side": "base", "epoch": 0}}
     refs: dict[str, AdapterRef | None] = {"base-0": None}
-    for kept in sorted(run_dir.glob(f"*/{ADAPTER}-*")):
-        side, epoch = kept.parent.name, int(kept.name.rpartition("-")[2])
+    watch = Watch(learner, rows)
+    kept_by = {
+        (path.parent.name, int(path.name.rpartition("-")[2])): path for path in run_dir.glob(f"*/{ADAPTER}-*")
+    }
+    for (side, epoch), kept in sorted(kept_by.items()):
         name = f"{side}-{epoch}"
         learner.read(filled(read_tensors(kept), learner.tensors()))
         change = (learner.sums(rows) - base).tolist()
         told = heldout_metrics([(vote.label, value) for vote, value in zip(votes, change, strict=True)])
         found[name] = {"side": side, "epoch": epoch, **told, "mean_change": statistics.fmean(change)}
+        found[name]["kl"] = watch.measure().base
         ready = run_dir / "judged" / name
         digest = save_adapter(learner.tensors(), ready, shape=learner.shape, base=spec.model)
         refs[name] = AdapterRef(name, ready, digest)

@@ -226,12 +226,13 @@ async def train(runtime: Runtime, iteration: Iteration, *, rebuilt: bool) -> spe
     failpoint("iteration.training")
     await runtime.engine.yield_compute()
     try:
-        await require_free(runtime.config.policies.train.free_memory_mb)
+        train = runtime.config.policies.train
+        await require_free(train.free_memory_mb, processes=train.processes)
         report = await trainer.run(
             runtime.run_directory(iteration.id, rebuilt=rebuilt),
             on_progress=on_progress,
-            stall_seconds=runtime.config.policies.train.stall_seconds,
-            processes=runtime.config.policies.train.processes,
+            stall_seconds=train.stall_seconds,
+            processes=train.processes,
         )
     finally:
         await runtime.engine.reclaim_compute()

@@ -106,8 +106,11 @@ def parse_free(said: str) -> int | None:
     return int(first) * 2**20 if first.isdigit() else None
 
 
-async def require_free(needed_mb: int) -> None:
+async def require_free(needed_mb: int, *, processes: int = 1) -> None:
     """Refuse to start a trainer that would run out of memory, or push the server out of it.
+
+    Args:
+        needed_mb: for each of its processes: of main memory, or of GPUs of their own, of which the first is looked at.
 
     Raises:
         TrainingFailed: less is free, or how much cannot be told.
@@ -115,9 +118,13 @@ async def require_free(needed_mb: int) -> None:
     if needed_mb == 0:
         return
     on_gpu = await free_gpu()
-    free = free_ram() if on_gpu is None else on_gpu
+    free = free_ram() // processes if on_gpu is None else on_gpu
     if free < needed_mb * 2**20:
-        where = "of main memory" if on_gpu is None else "on the GPU"
+        where = "on the GPU"
+        if on_gpu is None:
+            where = (
+                "of main memory" if processes == 1 else f"of main memory for each of {processes} processes"
+            )
         raise TrainingFailed(
             f"only {free / 2**20:.0f} MiB {where} are free and policies.train.free_memory_mb asks for {needed_mb}"
         )

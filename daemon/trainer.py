@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import math
 import os
+import re
 import secrets
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from daemon.memory import DEVICE_ORDER
@@ -26,11 +28,28 @@ GRACE = 5.0
 #: Seconds between looks at progress.jsonl.
 POLL = 0.25
 LOG = "trainer.log"
+#: What the name of a file begins with in which several processes meet; each attempt's has a name of its own.
+CREW = "crew-"
+#: A line with an error's name and what it says.
+NAMED = re.compile(r"[A-Za-z_][\w.]*: ")
 #: Bytes at the end of the log in which its last words are looked for.
 TAIL = 64 * 1024
 
 OnProgress = Callable[[spec.Progress], None]
-Child = asyncio.subprocess.Process
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One of the processes that train."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+    begun: int
+    """Bytes that the log had before."""
+
+    def words(self) -> str:
+        """Why it ended."""
+        return last_words(self.log, begun=self.begun, disk_failed=self.process.returncode == os.EX_IOERR)
 
 
 def finished(run_directory: Path) -> spec.Report | None:
@@ -74,29 +93,37 @@ async def run(
         return done
     # An earlier attempt's lines are not this child's.
     (run_directory / spec.PROGRESS).unlink(missing_ok=True)
-    # A name of its own for every attempt: what an earlier one left says where others were.
-    meeting = run_directory / f"crew-{secrets.token_hex(4)}"
+    for left in run_directory.glob(f"{CREW}*"):  # where an earlier attempt's processes met
+        left.unlink()
+    meeting = run_directory / f"{CREW}{secrets.token_hex(4)}"
     children: list[Child] = []
     try:
         for rank in range(processes):
             children.append(await start(run_directory, rank, processes, meeting))
         progress = run_directory / spec.PROGRESS
         await follow(children, progress, on_progress=on_progress, stall_seconds=stall_seconds)
-        failed = why(run_directory, [child.returncode for child in children])
+        if children[0].process.returncode == 0:
+            failed = None  # whatever became of the others since
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(told(children), GRACE)
+            failed = why([(child.process.returncode, child.words()) for child in children])
     finally:
-        await asyncio.gather(*map(stop, children))
+        await asyncio.gather(*(stop(child.process) for child in children))
         meeting.unlink(missing_ok=True)
     report = None if failed else finished(run_directory)
     if report is None:
-        raise TrainingFailed(failed or f"the trainer left no manifest: {last_words(run_directory / LOG)}")
+        raise TrainingFailed(failed or f"the trainer left no manifest: {children[0].words()}")
     return report
 
 
 async def start(run_directory: Path, rank: int, size: int, meeting: Path) -> Child:
     """Start one of the processes that train."""
-    crew = ("--rank", str(rank), "--size", str(size), "--meeting", str(meeting)) if size > 1 else ()
-    with log_of(run_directory, rank).open("ab") as log:
-        return await asyncio.create_subprocess_exec(
+    crew = ("--rank", str(rank), "--size", str(size), "--meeting", str(meeting.resolve())) if size > 1 else ()
+    path = run_directory / (f"trainer-{rank}.log" if rank else LOG)
+    with path.open("ab") as log:
+        begun = log.tell()
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "policies.train",
@@ -109,6 +136,7 @@ async def start(run_directory: Path, rank: int, size: int, meeting: Path) -> Chi
             cwd=Path(__file__).resolve().parent.parent,
             env={**DEVICE_ORDER, **os.environ, PARENT: str(os.getpid())},
         )
+    return Child(process, path, begun)
 
 
 async def follow(
@@ -119,46 +147,57 @@ async def follow(
     Raises:
         TrainingFailed: no line came for `stall_seconds`, or one that is none.
     """
-    loop, seen = asyncio.get_running_loop(), 0
+    first, *others = (child.process for child in children)
+    loop, seen, trained = asyncio.get_running_loop(), 0, False
     heard = loop.time()
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(children[0].wait(), POLL)
+            await asyncio.wait_for(first.wait(), POLL)
         with told_as(TrainingFailed):
             lines = read_bytes(progress).split(b"\n")[:-1] if progress.exists() else []
         # A rerun starts the file anew, so what was seen may be longer than what is there.
         for line in lines[seen if seen <= len(lines) else 0 :]:
             heard = loop.time()
-            on_progress(spec.read_progress(line, progress))
+            step = spec.read_progress(line, progress)
+            trained = trained or step.phase not in spec.TOGETHER
+            on_progress(step)
         seen = len(lines)
-        if children[0].returncode is not None or any(child.returncode for child in children[1:]):
+        if first.returncode is not None or (not trained and any(other.returncode for other in others)):
             return
         if loop.time() - heard > stall_seconds:
             raise TrainingFailed(f"the trainer reported nothing for {stall_seconds:g} s and was stopped")
 
 
-def why(run_directory: Path, statuses: Sequence[int | None]) -> str | None:
-    """Why a run failed whose processes ended with these statuses (None: still running); None where none did.
+async def told(children: Sequence[Child]) -> None:
+    """Wait until one of them has told a reason of its own, or none is left to tell one."""
+    while True:
+        ended = [child for child in children if child.process.returncode is not None]
+        if len(ended) == len(children) or any(
+            child.process.returncode and not lost(child.process.returncode, child.words()) for child in ended
+        ):
+            return
+        await asyncio.sleep(POLL)
 
-    One that lost another says so, which is no reason: the other's is.
+
+def lost(status: int, words: str) -> bool:
+    """Whether a process ended for another one's sake, as far as it knew."""
+    return status > 0 and words.startswith(ProcessLost.__name__)
+
+
+def why(ends: Sequence[tuple[int | None, str]]) -> str | None:
+    """Why a run failed whose processes ended with these statuses (None: still running) and last words.
+
+    One that lost another says so, which is no reason: the other's is. None where nobody failed.
     """
     found = []
-    for rank, status in enumerate(statuses):
+    for rank, (status, words) in enumerate(ends):
         if status:
-            said = last_words(log_of(run_directory, rank), disk_failed=status == os.EX_IOERR)
-            name = "the trainer" if len(statuses) == 1 else f"process {rank} of the trainer's {len(statuses)}"
-            found.append(
-                (said.startswith(ProcessLost.__name__), f"{name} ended with status {status}: {said}")
-            )
+            name = "the trainer" if len(ends) == 1 else f"process {rank} of the trainer's {len(ends)}"
+            found.append((lost(status, words), f"{name} ended with status {status}: {words}"))
     return min(found)[1] if found else None
 
 
-def log_of(run_directory: Path, rank: int) -> Path:
-    """What one of the processes has to say."""
-    return run_directory / (f"trainer-{rank}.log" if rank else LOG)
-
-
-async def stop(child: Child) -> None:
+async def stop(child: asyncio.subprocess.Process) -> None:
     """SIGTERM to the child's session, then SIGKILL to what is left of it."""
     for signum in (signal.SIGTERM, signal.SIGKILL):
         if child.returncode is not None:
@@ -169,13 +208,21 @@ async def stop(child: Child) -> None:
             await asyncio.wait_for(child.wait(), GRACE)
 
 
-def last_words(log: Path, *, disk_failed: bool = False) -> str:
-    """The last line a child wrote, for the reason an operator reads; on a full disk it may have found no room."""
+def last_words(log: Path, *, begun: int = 0, disk_failed: bool = False) -> str:
+    """The last line a child wrote that names an error, or the last one, for the reason an operator reads; on a full
+    disk it may have found no room.
+
+    Args:
+        begun: bytes of the log that earlier ones wrote.
+    """
     lines: list[str] = []
     if log.is_file():
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL))
+            file.seek(max(begun, log.stat().st_size - TAIL))
             lines = file.read(TAIL).decode(errors="replace").strip().splitlines()
+    # Libraries warn while a process ends, after it has said why.
+    if named := [line for line in lines if NAMED.match(line)]:
+        return named[-1]
     if lines:
         return lines[-1]
     return "its files could not be written or read" if disk_failed else "it wrote nothing"

@@ -156,8 +156,9 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     """Seed of everything random in a run; the iteration's number is added."""
     free_memory_mb: int = Field(default=1536, ge=0)
-    """MiB that must be free before a trainer starts, on the GPU where there is one; with less the iteration fails and
-    its votes wait. Give a GPU what the model in bfloat16, activations and logits take. 0: do not look."""
+    """MiB that must be free before a trainer starts, on the (first) GPU where there is one, else in main memory for
+    each of policies.train.processes; with less the iteration fails and its votes wait. Give a GPU what the model in
+    bfloat16, activations and logits take. 0: do not look."""
     stall_seconds: float = Field(default=1800, gt=0)
     """A trainer that reports nothing for this long is stopped and the iteration fails."""
 

@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from policies.room import is_out_of_memory
 from store.errors import ProcessLost, TrainingFailed
 
 #: Addresses that processes of one machine talk over. They must not be reachable from anywhere else.
@@ -48,6 +49,10 @@ class Place:
     size: int = 1
     meeting: Path | None = None
     """A file that all of them name and nobody else does; None where torchrun says where they meet."""
+    gpu: int = 0
+    """Which of this machine's GPUs is its own, if there are any."""
+    here: int = 1
+    """Processes on this machine."""
 
     @classmethod
     def of(cls, rank: int, size: int, meeting: Path | None) -> "Place":
@@ -57,10 +62,12 @@ class Place:
             TrainingFailed: there is no such place.
         """
         if "TORCHELASTIC_RUN_ID" in os.environ:
-            return cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+            names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+            ours, all_of_us, gpu, here = (int(os.environ[name]) for name in names)
+            return cls(ours, all_of_us, gpu=gpu, here=here)
         if not 0 <= rank < size or (size > 1 and meeting is None):
             raise TrainingFailed("--rank must be less than --size, and several processes need a --meeting")
-        return cls(rank, size, meeting)
+        return cls(rank, size, meeting, gpu=rank, here=size)
 
 
 class Crew:
@@ -104,13 +111,16 @@ class Crew:
             return
         if where.meeting is not None:
             os.environ.update({**LOOPBACK, **os.environ})
+        gpu = torch.cuda.is_available()
         with _together():
             dist.init_process_group(
-                "nccl" if torch.cuda.is_available() else "gloo",
+                "nccl" if gpu else "gloo",
                 init_method="env://" if where.meeting is None else f"file://{where.meeting.resolve()}",
                 rank=where.rank,
                 world_size=where.size,
                 timeout=PATIENCE,
+                # With it NCCL takes its memory now, not after the model has taken what there is.
+                device_id=torch.device("cuda", where.gpu) if gpu else None,
             )
         self.rank, self.size = where.rank, where.size
 
@@ -128,20 +138,24 @@ def _together() -> Iterator[None]:
     """Around what needs everybody.
 
     Raises:
-        ProcessLost: somebody is gone.
+        ProcessLost: it did not work, most often because somebody is gone.
     """
     try:
         yield
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        # NCCL puts the cause behind these words, after lines that are the same for every cause.
+        said = str(error).rpartition("Last error:")[2].strip().splitlines()
         raise ProcessLost(
-            f"another of the trainer's processes is gone: {str(error).splitlines()[0]}"
+            f"could not go on with the other processes: {said[0] if said else error!r}"
         ) from error
 
 
 def too_few_gpus(size: int, gpus: int) -> str | None:
     """Why so many processes cannot have a GPU each; None where they can, or where there are none to have."""
     if 0 < gpus < size:
-        return f"policies.train.processes is {size}, and there are {gpus} GPUs to train on"
+        return f"{size} processes (policies.train.processes) need a GPU each, and there are {gpus}"
     return None
 
 
@@ -156,7 +170,7 @@ def use_gpu(where: Place) -> None:
     Raises:
         TrainingFailed: there are fewer GPUs than processes.
     """
-    if refused := too_few_gpus(where.size, torch.cuda.device_count()):
+    if refused := too_few_gpus(where.here, torch.cuda.device_count()):
         raise TrainingFailed(refused)
     if torch.cuda.is_available():
-        torch.cuda.set_device(where.rank)
+        torch.cuda.set_device(where.gpu)

@@ -88,13 +88,14 @@ class CutModel:
         blocks = blocks_of(causal)
         self._lower = self._upper = nn.ModuleList()
         self._first = first
-        self._cut = self._shares = self._recomputes = False
+        self._cut = self._shares = self._bundles = self._recomputes = False
         self.packs = blocks is not None and self._packs_exactly()
         """Whether `tree_states` may be asked."""
         if blocks is not None:
             self._lower, self._upper = nn.ModuleList(blocks[:first]), nn.ModuleList(blocks[first:])
             self._cut = first > 0 and self._exact(cut=True)
-            self._shares = self._exact(cut=self._cut)
+            self._shares = self._exact(cut=self._cut, shared=SHARED)
+            self._bundles = not self._windowed() and self._exact(cut=self._cut, bundled=True)
 
     @property
     def cut(self) -> bool:
@@ -103,14 +104,20 @@ class CutModel:
 
     def whole(self) -> None:
         """Cut nothing from here on, share nothing: the simple way, which the other is held against."""
-        self._cut = self._shares = False
+        self._cut = self._shares = self._bundles = False
 
-    def recompute(self) -> None:
-        """From here on keep a block's input for the backward pass and compute the block again; needs less memory."""
-        if not self._recomputes:
-            self._recomputes = True
-            for block in self._upper:
-                block.forward = partial(_again, block.forward)  # an instance's own, over its class's
+    def recompute(self) -> bool:
+        """From here on keep a block's input for the backward pass and compute the block again, and keep no lower
+        states: as little memory as there can be. Returns whether that is new, and possible.
+        """
+        if self._recomputes or not self._upper:
+            return False
+        self._recomputes = True
+        self.forget()
+        self._room = 0
+        for block in self._upper:
+            block.forward = partial(_again, block.forward)  # an instance's own, over its class's
+        return True
 
     def answer_states(self, rows: Sequence[Row]) -> Tensor:
         """Final (normed) states (N, H) of the positions before each answer token, rows one after the other.
@@ -118,10 +125,11 @@ class CutModel:
         Differentiable in the adapter.
         """
         # A block computed again would add its keys and values to the shared ones a second time.
-        shared = shared_prefix(rows) if self._shares and not self._recomputes else 0
+        again = self._recomputes and torch.is_grad_enabled()
+        shared = shared_prefix(rows) if self._shares and not again else 0
         together: list[list[int]] = []
         alone = list(range(len(rows)))
-        if self._shares:
+        if self._bundles:
             together, alone = bundles(rows, shared=shared, width=self._inner.config.hidden_size)
         # In forwards of their own: a sequence of several answers is longer, and rows beside it would be filled up.
         parts = [groups for groups in (together, [[index] for index in alone]) if groups]
@@ -245,8 +253,8 @@ class CutModel:
             self._room -= states.nbytes
 
     @torch.no_grad()
-    def _exact(self, *, cut: bool) -> bool:
-        """Try every shortcut on two made-up rows against the whole forward; the model is left as it was."""
+    def _exact(self, *, cut: bool, shared: int = 0, bundled: bool = False) -> bool:
+        """Try a shortcut on two made-up rows against the whole forward; the model is left as it was."""
         # Blocks of several kinds (sliding and full attention, say) are chosen by index, which the cut shifts.
         if self._mixed():
             return False
@@ -254,14 +262,16 @@ class CutModel:
         rows = [Row((*head, *end), len(head)) for end in (tail, range(48, 39, -1))]
         before, self._cut = self._cut, False
         whole = torch.cat([self._states([[row]], 0) for row in rows])
-        worst = 0.0
-        for groups in ([[row] for row in rows], [rows]):
-            for shared in (0, SHARED):
-                self._cut = cut
-                worst = max(worst, float((self._states(groups, shared) - whole).abs().max()))
-                self.forget()
+        self._cut = cut
+        found = self._states([rows] if bundled else [[row] for row in rows], shared)
         self._cut = before
-        return bool(worst <= TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1))
+        self.forget()
+        return bool((found - whole).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1))
+
+    def _windowed(self) -> bool:
+        """Whether a token sees only so many before it: masks made here would leave that out."""
+        config = self._inner.config
+        return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
 
     def _mixed(self) -> bool:
         return len(set(getattr(self._inner.config, "layer_types", None) or [])) > 1
@@ -270,7 +280,7 @@ class CutModel:
     def _packs_exactly(self) -> bool:
         """Try a tree of two made-up rows against each row alone."""
         # Each kind of attention would need a mask of its own.
-        if self._mixed():
+        if self._mixed() or self._windowed():
             return False
         head, tails = tuple(range(3, 3 + SHARED)), (tuple(range(40, 48)), tuple(range(50, 58)))
         tree = grow_tree([(head, tail) for tail in tails])

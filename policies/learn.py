@@ -104,13 +104,17 @@ def learn(learner: Learner, lesson: Lesson, spec: Spec, *, watch: Watch, on_step
                 raise TrainingFailed(f"step {done}: the policy gives no finite KL any more")
         on_step(done, len(plan), metrics)
         if done < len(plan) and not trace.distance.within(spec.kl):
-            return Outcome(done, True, trace.metrics(learner.crew) | _memory(learner.room))
-    return Outcome(len(plan), False, trace.metrics(learner.crew) | _memory(learner.room))
+            return Outcome(done, True, trace.metrics(learner.crew) | _memory(learner))
+    return Outcome(len(plan), False, trace.metrics(learner.crew) | _memory(learner))
 
 
-def _memory(room: Room) -> dict[str, float]:
-    """How steps were fitted into memory."""
-    return {"train/piece_tokens": float(room.trained), "train/recomputed": float(room.recomputed)}
+def _memory(learner: Learner) -> dict[str, float]:
+    """How steps were fitted into memory, by the process that had least of it."""
+    rooms: list[Room] = learner.crew.all(learner.room)
+    return {
+        "train/piece_tokens": float(min(room.trained for room in rooms)),
+        "train/recomputed": float(any(room.recomputed for room in rooms)),
+    }
 
 
 def _step(

@@ -6,6 +6,7 @@ would silently anchor to the base, hence the kept copy. The candidate starts as 
 no change; its shape covers the incumbent's either way, so that one model shows both.
 """
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -111,20 +112,19 @@ class Learner:
         while True:
             try:
                 return work()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).splitlines()[0]
+                said = (str(error).splitlines() or [type(error).__name__])[0]
             # Past the handler, which holds on to the failed attempt's tensors.
             found = smaller(self.room, least, gradient=gradient)
-            if found is None:
+            if found is None or (found.recomputed > self.room.recomputed and not self.cut.recompute()):
                 raise TrainingFailed(
-                    f"memory is too small for a row of {least} tokens ({said}); lower policies.train.max_length or "
+                    f"memory is too small for a piece of {least} tokens ({said}); lower policies.train.max_length or "
                     "policies.train.layers, or give the trainer more memory"
                 )
-            if found.recomputed:
-                self.cut.recompute()
             self.room = found
+            gc.collect()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -3,7 +3,8 @@
 Nobody knows before how much a step takes: that depends on the model, on how many blocks are adapted, and on what else
 is on the GPU. So the trainer begins with what is fast, and where an allocation fails it does the same work again in
 pieces half as large. Only when the pieces cannot get smaller are blocks computed again in the backward pass instead
-of kept from the forward pass (gradient checkpointing, 1604.06174), which costs a third more arithmetic.
+of kept from the forward pass (gradient checkpointing, 1604.06174): another forward of them, where the backward pass
+of frozen weights costs about one, and what all rows begin with is computed for each.
 """
 
 from dataclasses import dataclass, replace
@@ -44,8 +45,17 @@ def smaller(room: Room, least: int, *, gradient: bool) -> Room | None:
     return None
 
 
+#: How others than torch's allocator for GPUs say that memory is too small, all of them in a RuntimeError.
+_SAID = (
+    "can't allocate memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+    "std::bad_alloc",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation failed: of a GPU's memory, or of the system's, for which torch has no class."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        type(error) is RuntimeError and "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(said in str(error) for said in _SAID)
     )

@@ -293,6 +293,10 @@ class Report(Row):
     """The battery's items one by one."""
 
 
+#: Phases that all processes of a run go through; the others are the first one's.
+TOGETHER = frozenset({"load", "reference", "train"})
+
+
 class Progress(Row):
     """One line of progress.jsonl."""
 

@@ -13,6 +13,7 @@ HonedError
 ├── AttestationFailed  an engine that does not compute what the trainer measured
 ├── RefusedByGate      an action the gate or an adapter's status forbids
 ├── TrainingFailed     the trainer child ended without a verified report
+│   └── ProcessLost    one of several that train together lost the others
 └── EngineError
     ├── EngineBusy         the queue is full; retry after a moment
     └── EngineUnavailable  starting, restarting or gone; retry after a moment
@@ -84,7 +85,7 @@ class TrainingFailed(HonedError):
 
 
 class ProcessLost(TrainingFailed):
-    """Another of the processes that train together is gone; why, is for that one to tell."""
+    """The processes that train together could not go on together; why, is most often for another one to tell."""
 
 
 class EngineError(HonedError):

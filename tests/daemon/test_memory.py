@@ -41,6 +41,14 @@ def test_too_little_free_memory_stops_a_training_before_it_begins(monkeypatch: p
     asyncio.run(memory.require_free(0))
 
 
+def test_each_of_several_processes_needs_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(memory, "free_ram", lambda: 1000 * 2**20)
+    asyncio.run(memory.require_free(500, processes=2))
+    with pytest.raises(TrainingFailed, match="only 333 MiB of main memory for each of 3 processes are free"):
+        asyncio.run(memory.require_free(500, processes=3))
+
+
 def test_the_gpu_is_asked_where_there_is_one(smi: Path) -> None:
     program(smi, "echo 100")
     asyncio.run(memory.require_free(100))

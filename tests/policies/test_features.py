@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig
 
 from policies.batches import Row
 from policies.features import SHARED, CutModel, shared_prefix
@@ -119,15 +119,51 @@ def test_blocks_of_several_kinds_are_not_cut(tiny_model: Path) -> None:
     assert not shares(CutModel(causal, 2))
 
 
+def test_attention_that_adds_its_mask_is_cut_and_shares_no_sequence(tiny_model: Path) -> None:
+    causal = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="eager")
+    cut = CutModel(causal, 2)
+    assert cut.cut
+    torch.testing.assert_close(cut.answer_states(SHARING), plain_states(causal, SHARING), atol=2e-5, rtol=0)
+    assert not shares(cut)
+
+
+def test_a_model_with_a_window_is_cut_and_shares_no_sequence() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=100,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=12,
+    )
+    causal = AutoModelForCausalLM.from_config(config).eval()
+    cut = CutModel(causal, 2)
+    assert cut.cut and not cut.packs
+    with torch.no_grad():
+        found, wanted = cut.answer_states(SHARING), plain_states(causal, SHARING)
+    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=0)
+    assert not shares(cut)
+
+
+def test_what_is_computed_again_is_not_kept_below_either(learner: Learner) -> None:
+    wanted = learner.cut.answer_states(SHARING).detach()
+    assert learner.cut._kept
+    assert learner.cut.recompute() and not learner.cut.recompute()
+    torch.testing.assert_close(learner.cut.answer_states(SHARING), wanted, atol=2e-5, rtol=0)
+    assert not learner.cut._kept
+
+
 def shares(cut: CutModel) -> bool:
-    """Whether a prompt is computed once for two answers."""
-    widths: list[int] = []
+    """Whether answers to one prompt share a sequence."""
+    sequences: list[int] = []
     hook = cut._inner.layers[-1].register_forward_pre_hook(
-        lambda _, args, kwargs: widths.append(args[0].shape[1]), with_kwargs=True
+        lambda _, args, kwargs: sequences.append(args[0].shape[0]), with_kwargs=True
     )
     cut.answer_states(SHARING)
     hook.remove()
-    return max(widths) < len(SHARING[1].ids) - 1
+    return max(sequences) < len(SHARING)
 
 
 def test_a_model_that_scales_its_embeddings_is_not_cut(tiny_model: Path) -> None:

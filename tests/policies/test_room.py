@@ -50,6 +50,10 @@ def test_a_failed_allocation_is_known_from_other_errors() -> None:
         failing()
     assert is_out_of_memory(failed.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    assert is_out_of_memory(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`")
+    )
+    assert is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as wrong:
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(wrong.value)
@@ -154,7 +158,7 @@ def test_blocks_computed_again_are_not_kept(spec: Spec) -> None:
 
 def test_a_row_that_never_fits_is_told(spec: Spec) -> None:
     learner = load_learner(spec)
-    with pytest.raises(TrainingFailed, match=r"a row of 700 tokens .* policies.train.max_length"):
+    with pytest.raises(TrainingFailed, match=r"a piece of 700 tokens .* policies.train.max_length"):
         learner.fitted(failing, 700, gradient=True)
     assert learner.room == Room(1400, recomputed=True)
 
