@@ -329,10 +329,9 @@ def main() -> None:
         options.trl_layers = options.layers
     model, digest = resolve_base(EngineConfig(), Path("var"))
     speeds = peak(options.threads)
-    results: dict[str, Any] = {
-        "threads": options.threads,
-        "peak_gflops": {**speeds, "best": max(speeds.values())},
-    }
+    # The kind that is not measured now stays as it was.
+    results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
+    results |= {"threads": options.threads, "peak_gflops": {**speeds, "best": max(speeds.values())}}
     with tempfile.TemporaryDirectory(prefix="honed-bench-") as folder:
         for kind in options.kinds:
             results[kind] = compare(kind, Path(folder), model, digest, options)
@@ -342,7 +341,7 @@ def main() -> None:
                 * options.threads
             )
             options.output.write_text(json.dumps(results, indent=2) + "\n")
-    report(results)
+    report({name: value for name, value in results.items() if name not in {"kto", "dpo"} - {*options.kinds}})
 
 
 if __name__ == "__main__":

@@ -110,7 +110,7 @@ async def require_free(needed_mb: int, *, processes: int = 1) -> None:
     """Refuse to start a trainer that would run out of memory, or push the server out of it.
 
     Args:
-        needed_mb: for each of its processes: of main memory, or of GPUs of their own, of which the first is looked at.
+        needed_mb: for each of its processes: of main memory, or of a GPU of its own (the first one is looked at).
 
     Raises:
         TrainingFailed: less is free, or how much cannot be told.
