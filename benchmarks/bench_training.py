@@ -9,9 +9,9 @@ pairs of turns is reported. CPU seconds are given beside wall seconds: neighbour
 TRL may then go over the same data by itself with other settings (`--also`), since what is best for it need not be
 what honed ships. The adapters of every epoch are held against votes on questions nobody trained on, and draw answers
 to them: what share people would like, and after how many seconds, reference included, honed and the fastest of
-TRL's runs had reached the same share. The arithmetic
-of honed's steps (by formula, `training_work`) is held against the fastest float32 matrix product measured in the same
-run. Prints a table and writes benchmarks/results/training.json.
+TRL's runs had reached the same share. The arithmetic of honed's steps (by formula, `training_work`) is held against
+the fastest float32 matrix product measured in the same run. Prints a table, writes benchmarks/results/training.json,
+and ends with status 1 where a ratio is missed.
 
     python -m benchmarks.bench_training
 """
@@ -36,6 +36,8 @@ from policies.spec import KlSpec, LoraSpec, LossSpec, OptimSpec, Snapshot, Spec,
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 ROOT = Path(__file__).parents[1]
+#: Ratios that must hold, of honed to TRL; memory at the most, the others at least.
+SPEED, MEMORY, ARITHMETIC, SATISFACTION = 1.8, 0.6, 0.5, 4.0
 #: Budgets nobody reaches: both sides do every step.
 NO_STOP = KlSpec(step_soft=99, step_hard=99, base_soft=99, base_hard=99)
 
@@ -267,6 +269,17 @@ def peak(threads: int) -> dict[str, float]:
     return found
 
 
+def missed(row: dict[str, Any]) -> list[str]:
+    """Names of the ratios of one kind that do not hold."""
+    held = {
+        "speed": row["ratio"]["per_second"] >= SPEED,
+        "memory": row["memory_ratio"] <= MEMORY,
+        "arithmetic": row["arithmetic"] >= ARITHMETIC,
+        "time to the same satisfaction": row["same_satisfaction"]["wall"]["ratio"] >= SATISFACTION,
+    }
+    return [name for name, holds in held.items() if not holds]
+
+
 def report(results: dict[str, Any]) -> None:
     """The table."""
     best = results["peak_gflops"]["best"]
@@ -296,7 +309,7 @@ def report(results: dict[str, Any]) -> None:
         print(
             f"{kind} ratios  a step {row['step_ratio']['wall']:.2f} (CPU {row['step_ratio']['cpu']:.2f}), with the "
             f"reference {row['ratio']['per_cpu_second_whole']:.2f}; memory {row['memory_ratio']:.2f}; "
-            f"arithmetic {row['arithmetic']:.0%} of the peak"
+            f"arithmetic {row['arithmetic']:.0%} of the peak; missed: {', '.join(missed(row)) or 'nothing'}"
         )
 
 
@@ -342,6 +355,7 @@ def main() -> None:
             )
             options.output.write_text(json.dumps(results, indent=2) + "\n")
     report({name: value for name, value in results.items() if name not in {"kto", "dpo"} - {*options.kinds}})
+    raise SystemExit(1 if any(missed(results[kind]) for kind in options.kinds) else 0)
 
 
 if __name__ == "__main__":

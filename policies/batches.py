@@ -193,13 +193,18 @@ def micro_batches(items: Sequence[Item], budget: int) -> list[list[Item]]:
     return [[items[i] for i in group] for group in _groups(costs, budget)]
 
 
-def row_batches(rows: Sequence[Row], budget: int) -> list[list[int]]:
-    """Indices of rows in batches of at most `budget` padded tokens, answers to one prompt together where they fit."""
+def by_prompt(rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of rows with the same prompt, a list for each prompt."""
     same: dict[tuple[int, ...], list[int]] = {}
     for index, row in enumerate(rows):
         same.setdefault(row.prompt, []).append(index)
+    return list(same.values())
+
+
+def row_batches(rows: Sequence[Row], budget: int) -> list[list[int]]:
+    """Indices of rows in batches of at most `budget` padded tokens, answers to one prompt together where they fit."""
     units: list[list[int]] = []
-    for group in same.values():
+    for group in by_prompt(rows):
         room = max(1, budget // longest([rows[i] for i in group]))
         units += [group[at : at + room] for at in range(0, len(group), room)]
     costs = [(len(unit), longest([rows[i] for i in unit])) for unit in units]

@@ -10,10 +10,11 @@ which reaching into its blocks directly would have to copy. That works for the L
 
 On top of that, positions that all rows of a batch begin with (the template's system turn) go through the blocks once
 per batch instead of once per row, and so does a prompt with several answers where that is worth it (`layout.py`).
-Several prompts with a few short answers each (the battery) go further: their
-distinct tokens form a tree (`prefix_tree.py`) computed as one row, a token seeing what is above it and nothing else.
+Several prompts with a few short answers each (the battery) go further: their distinct tokens form a tree
+(`prefix_tree.py`) computed as one row, a token seeing what is above it and nothing else.
 
-Sequences are padded on the right and no mask is passed: under causal attention no real position sees the padding.
+Sequences are padded on the right and, where each is one row, no mask is passed: under causal attention no real
+position sees the padding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -93,9 +94,9 @@ class CutModel:
         """Whether `tree_states` may be asked."""
         if blocks is not None:
             self._lower, self._upper = nn.ModuleList(blocks[:first]), nn.ModuleList(blocks[first:])
-            self._cut = first > 0 and self._exact(cut=True)
-            self._shares = self._exact(cut=self._cut, shared=SHARED)
-            self._bundles = not self._windowed() and self._exact(cut=self._cut, bundled=True)
+            # Blocks of several kinds (sliding and full attention, say) are chosen by index, which the cut shifts.
+            if not self._mixed():
+                self._try_shortcuts()
 
     @property
     def cut(self) -> bool:
@@ -253,20 +254,23 @@ class CutModel:
             self._room -= states.nbytes
 
     @torch.no_grad()
-    def _exact(self, *, cut: bool, shared: int = 0, bundled: bool = False) -> bool:
-        """Try a shortcut on two made-up rows against the whole forward; the model is left as it was."""
-        # Blocks of several kinds (sliding and full attention, say) are chosen by index, which the cut shifts.
-        if self._mixed():
-            return False
+    def _try_shortcuts(self) -> None:
+        """Take those that compute on two made-up rows what the whole forward does."""
         head, tail = range(3, 5 + SHARED), range(40, 49)
         rows = [Row((*head, *end), len(head)) for end in (tail, range(48, 39, -1))]
-        before, self._cut = self._cut, False
-        whole = torch.cat([self._states([[row]], 0) for row in rows])
-        self._cut = cut
-        found = self._states([rows] if bundled else [[row] for row in rows], shared)
-        self._cut = before
-        self.forget()
-        return bool((found - whole).abs().max() <= TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1))
+        apart, bundled = [[row] for row in rows], [rows]
+        whole = self._states(apart, 0)
+        limit = TOLERANCE[whole.dtype] * whole.abs().max().clamp(min=1)
+
+        def exact(groups: Sequence[Sequence[Row]], shared: int = 0) -> bool:
+            found = self._states(groups, shared)
+            self.forget()
+            return bool((found - whole).abs().max() <= limit)
+
+        self._cut = self._first > 0
+        self._cut = self._cut and exact(apart)
+        self._shares = exact(apart, SHARED)
+        self._bundles = not self._windowed() and exact(bundled)
 
     def _windowed(self) -> bool:
         """Whether a token sees only so many before it: masks made here would leave that out."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from policies.batches import Row
+from policies.batches import Row, by_prompt
 
 #: Segment of the prompt, and of what fills a sequence up; answers count from 1.
 _PROMPT, _FILL = 0, -1
@@ -87,12 +87,9 @@ def bundles(rows: Sequence[Row], *, shared: int, width: int) -> tuple[list[list[
     Args:
         shared, width: as for `worth_packing`.
     """
-    same: dict[tuple[int, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        same.setdefault(row.prompt, []).append(index)
     together = [
         group
-        for group in same.values()
+        for group in by_prompt(rows)
         if len(group) > 1 and worth_packing([rows[i] for i in group], shared=shared, width=width)
     ]
     within = {index for group in together for index in group}

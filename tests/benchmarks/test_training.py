@@ -1,12 +1,13 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.bench_training import RESULTS, Side, report, same_satisfaction
+from benchmarks.bench_training import RESULTS, Side, missed, report, same_satisfaction
 from benchmarks.training_data import answers, comparisons, thumbs
 from benchmarks.training_sides import columns, filled
 from benchmarks.training_work import beginnings, common, forward_flop, matmul_peak, step_flop
@@ -144,6 +145,26 @@ def test_the_committed_figures_can_be_told(capsys: pytest.CaptureFixture[str]) -
     report(json.loads(RESULTS.read_text()))
     told = capsys.readouterr().out
     assert "kto ratios" in told and "dpo ratios" in told and "% satisfied (base" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({}, []),
+        ({"ratio": {"per_second": 1.79}}, ["speed"]),
+        ({"memory_ratio": 0.61}, ["memory"]),
+        ({"arithmetic": 0.49}, ["arithmetic"]),
+        ({"same_satisfaction": {"wall": {"ratio": 3.9}}}, ["time to the same satisfaction"]),
+    ],
+)
+def test_a_ratio_that_does_not_hold_is_named(change: dict[str, Any], names: list[str]) -> None:
+    held = {
+        "ratio": {"per_second": 1.8},
+        "memory_ratio": 0.6,
+        "arithmetic": 0.5,
+        "same_satisfaction": {"wall": {"ratio": 4.0}},
+    }
+    assert missed(held | change) == names
 
 
 def test_an_adapter_on_fewer_layers_does_nothing_on_the_others() -> None:

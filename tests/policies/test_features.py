@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig
+from transformers import AutoConfig, AutoModelForCausalLM, MistralConfig
 
 from policies.batches import Row
 from policies.features import SHARED, CutModel, shared_prefix
@@ -127,17 +127,10 @@ def test_attention_that_adds_its_mask_is_cut_and_shares_no_sequence(tiny_model: 
     assert not shares(cut)
 
 
-def test_a_model_with_a_window_is_cut_and_shares_no_sequence() -> None:
+def test_a_model_with_a_window_is_cut_and_shares_no_sequence(tiny_model: Path) -> None:
+    shape = AutoConfig.from_pretrained(tiny_model).to_dict()
+    config = MistralConfig(**{**shape, "model_type": "mistral", "sliding_window": 12})
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=100,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=12,
-    )
     causal = AutoModelForCausalLM.from_config(config).eval()
     cut = CutModel(causal, 2)
     assert cut.cut and not cut.packs
